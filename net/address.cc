@@ -1,0 +1,94 @@
+#include "net/address.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include <arpa/inet.h>
+#include <xxhash.h>
+
+namespace trafficmirror::net {
+
+// The hashes below read these objects as bytes, so they must have no padding.
+static_assert(sizeof(Endpoint) == 18 && sizeof(FlowKey) == 36);
+
+IpAddress IpAddress::from_ipv4(std::span<const uint8_t, 4> bytes) {
+  IpAddress address;
+  std::copy(mapped_prefix.begin(), mapped_prefix.end(), address.bytes_.begin());
+  std::copy(bytes.begin(), bytes.end(), address.bytes_.begin() + 12);
+  return address;
+}
+
+IpAddress IpAddress::from_ipv6(std::span<const uint8_t, 16> bytes) {
+  IpAddress address;
+  std::copy(bytes.begin(), bytes.end(), address.bytes_.begin());
+  return address;
+}
+
+std::optional<IpAddress> IpAddress::from_bytes(std::span<const uint8_t> bytes) {
+  if (bytes.size() == 4) return from_ipv4(bytes.first<4>());
+  if (bytes.size() == 16) return from_ipv6(bytes.first<16>());
+  return std::nullopt;
+}
+
+std::optional<IpAddress> IpAddress::parse(std::string_view text) {
+  const std::string copy(text);
+  std::array<uint8_t, 16> bytes{};
+  if (inet_pton(AF_INET, copy.c_str(), bytes.data()) == 1)
+    return from_ipv4(std::span<const uint8_t>(bytes).first<4>());
+  if (inet_pton(AF_INET6, copy.c_str(), bytes.data()) == 1)
+    return from_ipv6(std::span<const uint8_t, 16>(bytes));
+  return std::nullopt;
+}
+
+std::string IpAddress::to_string() const {
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  inet_ntop(family() == Family::ipv4 ? AF_INET : AF_INET6, bytes().data(), text.data(),
+            text.size());
+  return text.data();
+}
+
+std::optional<HostPort> HostPort::parse(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos || colon == 0) return std::nullopt;
+  std::string_view host = text.substr(0, colon);
+  const std::string_view port = text.substr(colon + 1);
+  if (host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  else if (host.find(':') != std::string_view::npos)
+    return std::nullopt;
+  uint16_t number = 0;
+  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
+  if (error != std::errc() || end != port.data() + port.size() || number == 0 || host.empty())
+    return std::nullopt;
+  return HostPort{std::string(host), Port{number}};
+}
+
+std::optional<Endpoint> Endpoint::parse(std::string_view text) {
+  const auto split = HostPort::parse(text);
+  if (!split) return std::nullopt;
+  const auto address = IpAddress::parse(split->host);
+  if (!address) return std::nullopt;
+  return Endpoint{*address, split->port};
+}
+
+std::string Endpoint::to_string() const {
+  const std::string host = address.to_string();
+  return (address.family() == Family::ipv6 ? "[" + host + "]" : host) + ":" +
+         std::to_string(port.number);
+}
+
+std::string FlowKey::to_string() const {
+  return client.to_string() + " > " + server.to_string();
+}
+
+}  // namespace trafficmirror::net
+
+size_t std::hash<trafficmirror::net::Endpoint>::operator()(
+    const trafficmirror::net::Endpoint& endpoint) const noexcept {
+  return XXH3_64bits(&endpoint, sizeof endpoint);
+}
+
+size_t std::hash<trafficmirror::net::FlowKey>::operator()(
+    const trafficmirror::net::FlowKey& key) const noexcept {
+  return XXH3_64bits(&key, sizeof key);
+}
