@@ -1,0 +1,71 @@
+// What the engine counts. opened = active + the sum of closed, always.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace trafficmirror::session {
+
+// Why a session ended. Each ends for one reason.
+enum class CloseReason : uint8_t {
+  finished,          // both sides closed in order
+  production_reset,  // production's connection was reset, and so was the shadow's, behind all its
+                     // bytes
+  flow_reused,       // production opened the four-tuple anew without a close that we saw
+  shadow_refused,    // RST in answer to SYN
+  shadow_reset,      // RST later
+  shadow_closed,     // the shadow closed before production did; the rest goes on in a new session
+  shadow_unresponsive,  // it did not acknowledge what was sent
+  response_timeout,     // it did not answer an exchange
+  fin_timeout,          // it kept its side open after ours was closed
+  idle_timeout,         // nothing on the flow in production
+  capture_gap,          // bytes that production received were not captured
+  memory_limit,
+  stream_lost,  // the stream to the intercept broke
+  target_gone,  // the target was taken out of the lease
+  drained,      // the sidecar was asked to stop
+};
+inline constexpr std::array close_reason_names = {
+    "finished",      "production_reset",    "flow_reused",      "shadow_refused", "shadow_reset",
+    "shadow_closed", "shadow_unresponsive", "response_timeout", "fin_timeout",    "idle_timeout",
+    "capture_gap",   "memory_limit",        "stream_lost",      "target_gone",    "drained",
+};
+
+// Why something was not mirrored. Counted once for each connection production opened, and for each
+// further exchange on a connection that has no session.
+enum class ShedReason : uint8_t {
+  mid_exchange,    // an open connection, or one whose session ended: the next exchange boundary is
+                   // waited for
+  no_stream,       // there is no stream to the intercept
+  no_target,       // the lease has no target for the port
+  no_source_port,  // every leased source port is in use
+  shadow_down,     // the shadow refused or did not answer a moment ago
+  memory_limit,
+  uplink_full,  // the stream does not take packets as fast as they come
+  own_traffic,  // the "client" is the intercept itself: mirroring it would never end
+};
+inline constexpr std::array shed_reason_names = {
+    "mid_exchange", "no_stream",    "no_target",   "no_source_port",
+    "shadow_down",  "memory_limit", "uplink_full", "own_traffic",
+};
+
+struct Counters {
+  uint64_t opened = 0;
+  uint64_t active = 0;
+  std::array<uint64_t, close_reason_names.size()> closed{};
+  std::array<uint64_t, shed_reason_names.size()> shed{};
+  uint64_t adopted = 0;            // of the opened: flows that were already open
+  uint64_t exchanges = 0;          // answered by the shadow
+  uint64_t bytes_to_shadow = 0;    // client bytes the shadow acknowledged
+  uint64_t bytes_from_shadow = 0;  // received in order
+  uint64_t retransmits = 0;        // segments sent again
+  uint64_t flows = 0;              // production connections known now
+  uint64_t memory = 0;             // bytes held now
+
+  uint64_t& operator[](CloseReason reason) { return closed[static_cast<size_t>(reason)]; }
+  uint64_t operator[](CloseReason reason) const { return closed[static_cast<size_t>(reason)]; }
+  uint64_t& operator[](ShedReason reason) { return shed[static_cast<size_t>(reason)]; }
+  uint64_t operator[](ShedReason reason) const { return shed[static_cast<size_t>(reason)]; }
+};
+
+}  // namespace trafficmirror::session

@@ -1,0 +1,477 @@
+#include "sidecar/session/engine.h"
+
+#include <algorithm>
+
+namespace trafficmirror::session {
+namespace {
+
+// Packets captured on different CPUs may stand in another order than they went by; what the server
+// says it has received and we have not is missing only after this long.
+constexpr Duration gap_grace = std::chrono::milliseconds(200);
+// A flow whose shadow refused it or did not answer is not offered to it again before this.
+constexpr Duration shadow_down_pause = std::chrono::seconds(1);
+// A client that offers less than this is not followed: RFC 791 lets every path carry 68 bytes, and
+// segments of a few bytes each are an attack (CVE-2019-11479).
+constexpr uint16_t min_mss = 536;
+
+// What an entry of a node-based map costs beside its value: pointers, the cached hash and the
+// allocator's header.
+constexpr size_t node_overhead = 48;
+constexpr size_t flow_size = sizeof(std::pair<const net::FlowKey, Flow>) + node_overhead;
+constexpr size_t session_size = sizeof(std::pair<const uint64_t, SessionEntry>) + node_overhead +
+                                sizeof(std::pair<const net::Endpoint, SessionEntry*>) +
+                                node_overhead;
+
+}  // namespace
+
+Engine::Engine(Options options, SegmentSink& sink)
+    : options_(std::move(options)), sink_(sink), source_ports_(options_.seed) {}
+
+// ---- the stream
+// ------------------------------------------------------------------------------------------------
+
+void Engine::set_lease(Time now, const Lease& lease) {
+  lease_ = lease;
+  source_ports_.lease(lease.sources);
+  for (auto next = sessions_.begin(); next != sessions_.end();) {
+    SessionEntry& entry = (next++)->second;
+    const Path& path = entry.session.connection().path();
+    const auto target =
+        std::find_if(lease.targets.begin(), lease.targets.end(),
+                     [&](const Lease::Target& t) { return t.endpoint == path.target; });
+    if (target == lease.targets.end())
+      close(now, entry, CloseReason::target_gone);
+    else if (target->path_mtu != path.mtu)
+      entry.session.connection().set_path_mtu(target->path_mtu);
+  }
+}
+
+void Engine::stream_lost() {
+  while (!sessions_.empty())
+    remove(Time::min(), sessions_.begin()->second, CloseReason::stream_lost);
+  touched_.clear();
+  source_ports_.clear();
+  lease_ = {};
+  uplink_full_ = false;
+}
+
+void Engine::drain(Time now) {
+  draining_ = true;
+  while (!sessions_.empty()) close(now, sessions_.begin()->second, CloseReason::drained);
+}
+
+// ---- production
+// ------------------------------------------------------------------------------------------------
+
+void Engine::on_production(Time now, const net::Packet& packet) {
+  const bool from_client = std::find(options_.ports.begin(), options_.ports.end(),
+                                     packet.destination.port) != options_.ports.end();
+  const net::FlowKey key = from_client ? net::FlowKey{packet.source, packet.destination}
+                                       : net::FlowKey{packet.destination, packet.source};
+  if (from_client && packet.tcp.flags.syn) {
+    if (!packet.tcp.flags.ack) on_syn(now, key, packet);
+    return;
+  }
+  auto found = flows_.find(key);
+  if (found == flows_.end()) {
+    // The last segments of a flow that has ended bring no new one to life.
+    if (packet.payload_length == 0 || source_ports_.contains(key.client)) return;
+    add_flow(now, key);
+    found = flows_.find(key);
+  }
+  Flow& flow = found->second;
+  flow.last_seen = now;
+  if (from_client)
+    on_client(now, flow, packet);
+  else
+    on_server(now, flow, packet);
+}
+
+void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet) {
+  if (source_ports_.contains(key.client)) {
+    // A target that leads back to production: each mirrored connection would be mirrored again,
+    // without end.
+    ++counters_[ShedReason::own_traffic];
+    return;
+  }
+  if (const auto found = flows_.find(key); found != flows_.end()) {
+    if (found->second.syn == packet.tcp.sequence) return;  // sent again
+    end_flow(now, found->second, CloseReason::flow_reused);
+  }
+  Flow& flow = add_flow(now, key);
+  flow.syn = packet.tcp.sequence;
+  flow.client = Reassembly(packet.tcp.sequence + 1);
+  flow.at_boundary = true;
+  mirror(now, flow, &packet);
+}
+
+void Engine::on_idle_flow(Time now, const net::FlowKey& key) {
+  if (flows_.contains(key) || source_ports_.contains(key.client)) return;
+  add_flow(now, key).at_boundary = true;
+}
+
+void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
+  const net::TcpHeader& tcp = packet.tcp;
+  if (tcp.flags.rst) {
+    // RFC 5961 section 3.2: production's server heeds only the exact number.
+    if (flow.client && tcp.sequence == flow.client->next())
+      end_flow(now, flow, CloseReason::production_reset);
+    return;
+  }
+  if (!tcp.flags.ack) return;
+  if (!flow.answer_seen && packet.payload_length == 0) flow.saw_answer(tcp.acknowledgment);
+  if (tcp.flags.fin && !flow.client_fin) {
+    flow.client_fin = tcp.sequence + packet.payload_length;
+    flow.client_fin_acknowledgment = tcp.acknowledgment;
+  }
+  if (packet.payload_length > 0) {
+    if (flow.session)
+      take_client_bytes(now, flow, packet);
+    else
+      watch_client_bytes(now, flow, packet);
+  }
+  if (!flow.client_fin || flow.client_finished) return;
+  if (flow.session && flow.client->next() != *flow.client_fin)
+    return;  // bytes are missing before it
+  flow.client_finished = true;
+  if (flow.session) {
+    flow.session->session.client_finished(now, flow.new_answer(flow.client_fin_acknowledgment));
+    touch(*flow.session);
+  }
+  end_flow_if_finished(now, flow);
+}
+
+void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) {
+  SessionEntry& entry = *flow.session;
+  // What was cut by the capture is not there; if nobody sends it again it is a gap.
+  flow.client->insert(packet.tcp.sequence, packet.payload, packet.tcp.acknowledgment,
+                      [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
+                        entry.session.client_sent(now, bytes, flow.new_answer(acknowledgment));
+                        flow.saw_answer(acknowledgment);
+                      });
+  touch(entry);
+  look_for_gap(now, flow);
+  account(now, entry);
+}
+
+void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet) {
+  const net::TcpHeader& tcp = packet.tcp;
+  const net::SequenceNumber end = tcp.sequence + packet.payload_length;
+  if (flow.client && end <= flow.client->next()) return;  // sent again
+  const bool in_order = !flow.client || tcp.sequence == flow.client->next();
+  const bool begins_exchange =
+      flow.at_boundary || !flow.answer_seen || flow.new_answer(tcp.acknowledgment);
+  // A clean boundary: all that the client said before has been received and answered, and it has
+  // seen the answer.
+  const bool all_received = !flow.server_received || *flow.server_received == tcp.sequence;
+  const bool boundary =
+      in_order && all_received &&
+      (flow.at_boundary || (flow.answer_seen && flow.new_answer(tcp.acknowledgment)));
+  if (boundary && !packet.cut() && now >= flow.retry_at) {
+    if (mirror(now, flow, nullptr)) {
+      flow.at_boundary = false;
+      flow.client = Reassembly(tcp.sequence);
+      flow.answer_seen = tcp.acknowledgment;
+      take_client_bytes(now, flow, packet);
+      return;
+    }
+  } else if (begins_exchange && !flow.shed_counted) {
+    ++counters_[now < flow.retry_at ? ShedReason::shadow_down : ShedReason::mid_exchange];
+  }
+  flow.shed_counted = false;
+  flow.at_boundary = false;
+  flow.client = Reassembly(end);
+  flow.saw_answer(tcp.acknowledgment);
+}
+
+void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
+  const net::TcpHeader& tcp = packet.tcp;
+  if (tcp.flags.rst) {
+    const bool refused = flow.syn && !flow.server_next && tcp.acknowledgment == *flow.syn + 1;
+    if (refused || (flow.server_next && tcp.sequence == *flow.server_next))
+      end_flow(now, flow, CloseReason::production_reset);
+    return;
+  }
+  if (!flow.server_next) flow.server_next = tcp.sequence;
+  const net::SequenceNumber end = tcp.sequence + tcp.flags.syn + packet.payload_length;
+  if (tcp.flags.syn) {
+    flow.server_next = end;
+    flow.answer_seen = end;
+  } else if (!flow.answer_seen) {
+    flow.answer_seen = *flow.server_next;
+  }
+  if (end > *flow.server_next) {
+    if (flow.session) {
+      flow.session->session.server_sent(static_cast<uint64_t>(end - *flow.server_next));
+      touch(*flow.session);
+    }
+    flow.server_next = end;
+  }
+  if (tcp.flags.ack && (!flow.server_received || tcp.acknowledgment > *flow.server_received))
+    flow.server_received = tcp.acknowledgment;
+  if (flow.session) look_for_gap(now, flow);
+  if (tcp.flags.fin) {
+    flow.server_next = end + 1;
+    flow.server_finished = true;
+    end_flow_if_finished(now, flow);
+  }
+}
+
+void Engine::look_for_gap(Time now, Flow& flow) {
+  if (!flow.missing_bytes()) {
+    flow.gap_deadline = never;
+  } else if (flow.gap_deadline == never) {
+    flow.gap_deadline = now + gap_grace;
+    flow_timers_.schedule(flow, flow.gap_deadline);
+  }
+}
+
+// ---- flows
+// -----------------------------------------------------------------------------------------------------
+
+Flow& Engine::add_flow(Time now, const net::FlowKey& key) {
+  Flow& flow = flows_.try_emplace(key, key).first->second;
+  flow.last_seen = now;
+  flow_timers_.schedule(flow, now + options_.idle_timeout);
+  counters_.memory += flow_size;
+  return flow;
+}
+
+// Production's connection is over. Its session lives on until it has delivered what it holds.
+void Engine::end_flow(Time now, Flow& flow, CloseReason reason) {
+  if (SessionEntry* entry = flow.session) {
+    entry->flow = nullptr;
+    flow.session = nullptr;
+    if (flow.missing_bytes() || flow.client->has_gap()) {
+      close(now, *entry, CloseReason::capture_gap);
+    } else if (reason != CloseReason::finished) {
+      entry->session.client_reset(now, reason);
+      touch(*entry);
+    }
+  }
+  flow_timers_.remove(flow);
+  counters_.memory -= flow_size;
+  flows_.erase(flows_.find(flow.key));
+}
+
+void Engine::end_flow_if_finished(Time now, Flow& flow) {
+  if (flow.client_finished && flow.server_finished) end_flow(now, flow, CloseReason::finished);
+}
+
+void Engine::on_flow_timer(Time now, Flow& flow) {
+  if (flow.session && flow.gap_deadline <= now) {
+    flow.gap_deadline = never;
+    if (flow.missing_bytes()) close(now, *flow.session, CloseReason::capture_gap);
+  }
+  if (now >= flow.last_seen + options_.idle_timeout) {
+    if (flow.session) close(now, *flow.session, CloseReason::idle_timeout);
+    end_flow(now, flow, CloseReason::finished);
+    return;
+  }
+  flow_timers_.schedule(flow, std::min(flow.last_seen + options_.idle_timeout, flow.gap_deadline));
+}
+
+// ---- sessions
+// --------------------------------------------------------------------------------------------------
+
+const Lease::Target* Engine::target_for(const net::FlowKey& key) const {
+  // Several targets share the sessions of a port; the flow's hash says which, so that a flow stays
+  // with its own.
+  const auto serves = [&](const Lease::Target& target) {
+    return target.production_port == key.server.port;
+  };
+  const auto count = std::count_if(lease_.targets.begin(), lease_.targets.end(), serves);
+  if (count == 0) return nullptr;
+  auto index =
+      static_cast<std::ptrdiff_t>(std::hash<net::FlowKey>()(key) % static_cast<size_t>(count));
+  for (const Lease::Target& target : lease_.targets)
+    if (serves(target) && index-- == 0) return &target;
+  return nullptr;
+}
+
+std::optional<ShedReason> Engine::reason_to_shed() const {
+  if (draining_ || lease_.targets.empty()) return ShedReason::no_stream;
+  if (uplink_full_) return ShedReason::uplink_full;
+  // A little is kept free for the sessions there are.
+  if (counters_.memory + session_size > options_.memory_limit / 16 * 15)
+    return ShedReason::memory_limit;
+  return std::nullopt;
+}
+
+bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
+  const auto result = open_session(now, target_for(flow.key), syn);
+  if (const auto* reason = std::get_if<ShedReason>(&result)) {
+    if (!flow.shed_counted) ++counters_[*reason];
+    flow.shed_counted = syn != nullptr;  // its first exchange is counted with it
+    return false;
+  }
+  if (!syn) ++counters_.adopted;
+  flow.session = std::get<SessionEntry*>(result);
+  flow.session->flow = &flow;
+  flow.shed_counted = false;
+  return true;
+}
+
+std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Lease::Target* target,
+                                                             const net::Packet* syn) {
+  if (const auto reason = reason_to_shed()) return *reason;
+  if (!target) return ShedReason::no_target;
+  const auto source = source_ports_.take(target->endpoint.address.family());
+  if (!source) return ShedReason::no_source_port;
+
+  const Path path{source->endpoint, target->endpoint, target->path_mtu};
+  Session::Options options;
+  options.response_timeout = options_.response_timeout;
+  options.connection.initial_sequence = source->initial_sequence;
+  options.connection.maximum_segment_size = maximum_segment_size(path);
+  options.connection.give_up = options_.response_timeout;
+  if (syn) {
+    // The client's own options, as far as the engine can honour them.
+    const net::TcpOptions& offered = syn->tcp.options;
+    if (offered.maximum_segment_size)
+      options.connection.maximum_segment_size =
+          std::min(options.connection.maximum_segment_size,
+                   std::max(*offered.maximum_segment_size, min_mss));
+    options.connection.window_scale = offered.window_scale.has_value();
+    options.connection.sack = offered.sack_permitted;
+    options.connection.timestamps = offered.timestamps.has_value();
+  }
+  const uint64_t number = next_number_++;
+  SessionEntry& entry =
+      sessions_.try_emplace(number, number, *source, path, options, now).first->second;
+  by_source_[source->endpoint] = &entry;
+  ++counters_.opened;
+  entry.accounted = session_size;
+  counters_.memory += session_size;
+  touch(entry);
+  return &entry;
+}
+
+void Engine::on_shadow(Time now, const net::Packet& packet) {
+  const auto found = by_source_.find(packet.destination);
+  if (found == by_source_.end() ||
+      found->second->session.connection().path().target != packet.source) {
+    if (packet.tcp.flags.rst) return;
+    // RFC 9293 section 3.10.7.1: to a port that is closed.
+    Segment reset;
+    reset.header.flags.rst = true;
+    if (packet.tcp.flags.ack) {
+      reset.header.sequence = packet.tcp.acknowledgment;
+    } else {
+      reset.header.flags.ack = true;
+      reset.header.acknowledgment = packet.tcp.sequence + packet.sequence_length();
+    }
+    sink_.send(Path{packet.destination, packet.source}, reset);
+    return;
+  }
+  found->second->session.process(now, packet);
+  touch(*found->second);
+}
+
+void Engine::touch(SessionEntry& entry) {
+  if (entry.touched) return;
+  entry.touched = true;
+  touched_.push_back(&entry);
+}
+
+Time Engine::deadline() const {
+  const Time flows = flow_timers_.next();
+  return uplink_full_ ? flows : std::min(flows, session_timers_.next());
+}
+
+void Engine::run(Time now) {
+  while (flow_timers_.next() <= now) on_flow_timer(now, static_cast<Flow&>(flow_timers_.pop()));
+  if (uplink_full_) return;
+  while (session_timers_.next() <= now) touch(static_cast<SessionEntry&>(session_timers_.pop()));
+  // By index: a session that ends may bring another into the list.
+  for (size_t i = 0; i < touched_.size(); ++i)
+    if (touched_[i]) dispatch(now, *touched_[i]);
+  touched_.clear();
+}
+
+void Engine::dispatch(Time now, SessionEntry& entry) {
+  entry.touched = false;
+  entry.session.dispatch(now, sink_);
+  entry.session.report(counters_);
+  if (const auto reason = entry.session.closed()) {
+    remove(now, entry, *reason);
+    return;
+  }
+  session_timers_.schedule(entry, entry.session.deadline());
+  account(now, entry);
+}
+
+void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
+  entry.session.close(reason);
+  entry.session.dispatch(now, sink_);
+  remove(now, entry, entry.session.closed().value_or(reason));
+}
+
+void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
+  entry.session.report(counters_);
+  ++counters_[reason];
+  Flow* flow = entry.flow;
+  if (flow) flow->session = nullptr;
+  if (entry.session.has_rest()) continue_in_new_session(now, entry);
+  if (flow && !flow->session) {
+    flow->gap_deadline = never;
+    if (reason == CloseReason::shadow_refused || reason == CloseReason::shadow_unresponsive)
+      flow->retry_at = now + shadow_down_pause;
+    // What was held for the session is gone; the flow is watched for its next boundary from here
+    // on.
+    flow->client = Reassembly(flow->client->next());
+  }
+  by_source_.erase(entry.source.endpoint);
+  entry.source.initial_sequence = entry.session.connection().next_initial_sequence();
+  source_ports_.give_back(entry.source);
+  session_timers_.remove(entry);
+  if (entry.touched)
+    std::replace(touched_.begin(), touched_.end(), &entry, static_cast<SessionEntry*>(nullptr));
+  counters_.memory -= entry.accounted;
+  sessions_.erase(entry.number);
+}
+
+// The shadow has closed, production has not: what the client has to say goes on in a new session
+// with the same target.
+void Engine::continue_in_new_session(Time now, SessionEntry& entry) {
+  const auto target =
+      std::find_if(lease_.targets.begin(), lease_.targets.end(), [&](const Lease::Target& t) {
+        return t.endpoint == entry.session.connection().path().target;
+      });
+  const auto result =
+      open_session(now, target == lease_.targets.end() ? nullptr : &*target, nullptr);
+  if (const auto* reason = std::get_if<ShedReason>(&result)) {
+    ++counters_[*reason];
+    return;
+  }
+  SessionEntry& next = *std::get<SessionEntry*>(result);
+  next.session.take_rest_of(entry.session);
+  next.flow = entry.flow;
+  if (next.flow) next.flow->session = &next;
+}
+
+void Engine::account(Time now, SessionEntry& entry) {
+  const size_t held = session_size + entry.session.allocated() +
+                      (entry.flow && entry.flow->client ? entry.flow->client->allocated() : 0);
+  counters_.memory += held - entry.accounted;
+  entry.accounted = held;
+  if (counters_.memory <= options_.memory_limit) return;
+  // The newest goes first, unless it is this one that takes the room of all.
+  if (held > options_.memory_limit / 2)
+    close(now, entry, CloseReason::memory_limit);
+  else
+    shed_newest(now);
+}
+
+void Engine::shed_newest(Time now) {
+  while (counters_.memory > options_.memory_limit && !sessions_.empty())
+    close(now, sessions_.rbegin()->second, CloseReason::memory_limit);
+}
+
+const Counters& Engine::counters() {
+  counters_.active = sessions_.size();
+  counters_.flows = flows_.size();
+  return counters_;
+}
+
+}  // namespace trafficmirror::session

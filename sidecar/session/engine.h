@@ -1,0 +1,136 @@
+// sidecar/session/ is the heart of the project: one simulated TCP client for each production
+// connection, which sends the shadow what production's server received, exactly or not at all.
+//
+// It does no I/O, reads no clock and knows nothing of capture or gRPC. Production's packets, the
+// shadow's headers and the time go in; segments for the shadow come out. How a segment finds its
+// way through:
+//
+//   captured packet ─► Engine ─► Flow (what production is doing) ─► Reassembly (client bytes in
+//   order)
+//                                   └─► Session (turns: when are they due) ─► Connection (TCP
+//                                   towards the shadow)
+//   shadow's header ─► Engine ─────────► Session ─► Connection
+//
+// Input only changes state; run() puts out everything that has come due, once, however much came
+// in: acknowledgments merge and a batch in makes a batch out.
+//
+// Not thread-safe: one engine is one shard, run by one thread.
+#pragma once
+
+#include <map>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "net/packet.h"
+#include "sidecar/session/counters.h"
+#include "sidecar/session/flow.h"
+#include "sidecar/session/lease.h"
+#include "sidecar/session/segment.h"
+#include "sidecar/session/session.h"
+#include "sidecar/session/source_ports.h"
+
+namespace trafficmirror::session {
+
+// A session, and what the engine has to know about it.
+struct SessionEntry : Timed {
+  SessionEntry(uint64_t its_number, const SourcePort& port, const Path& path,
+               const Session::Options& options, Time now)
+      : number(its_number), source(port), session(path, options, now) {}
+
+  uint64_t number;
+  SourcePort source;
+  Flow* flow = nullptr;  // null once production's connection has ended
+  size_t accounted = 0;  // bytes of memory it is charged with
+  bool touched = false;
+  Session session;
+};
+
+class Engine {
+ public:
+  struct Options {
+    std::vector<net::Port> ports;  // production's
+    uint64_t memory_limit = 64 << 20;
+    Duration idle_timeout = std::chrono::minutes(10);
+    Duration response_timeout = std::chrono::seconds(60);
+    uint64_t seed = 0;  // of the initial sequence numbers
+  };
+
+  // `sink` takes the segments during run(); it must outlive the engine.
+  Engine(Options options, SegmentSink& sink);
+
+  // -- the stream to the intercept
+  // A new lease replaces the one before: further ports, other targets, another path MTU.
+  void set_lease(Time now, const Lease& lease);
+  // All sessions end as stream_lost; their flows are taken up again under the next lease.
+  void stream_lost();
+  // While the uplink is full nothing is put out and no session is opened.
+  void set_uplink_full(bool full) { uplink_full_ = full; }
+  bool wants_more_source_ports() const { return source_ports_.low(); }
+
+  // -- what was captured and received
+  void on_production(Time now, const net::Packet& packet);
+  void on_shadow(Time now, const net::Packet& packet);
+  // An open connection that is known to be between two exchanges, so that its next bytes can be
+  // mirrored. Ignored where packets of it were seen already.
+  void on_idle_flow(Time now, const net::FlowKey& key);
+
+  // Puts out what is due.
+  void run(Time now);
+  // When run() has something to do though nothing comes in.
+  Time deadline() const;
+
+  // Resets every session, puts the RSTs out, and opens no more.
+  void drain(Time now);
+
+  const Counters& counters();
+
+ private:
+  void on_client(Time now, Flow& flow, const net::Packet& packet);
+  void on_server(Time now, Flow& flow, const net::Packet& packet);
+  void on_syn(Time now, const net::FlowKey& key, const net::Packet& packet);
+  void take_client_bytes(Time now, Flow& flow, const net::Packet& packet);
+  // Looks for the exchange boundary at which a flow without a session can be taken up.
+  void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
+  void look_for_gap(Time now, Flow& flow);
+
+  Flow& add_flow(Time now, const net::FlowKey& key);
+  void end_flow(Time now, Flow& flow, CloseReason reason);
+  void end_flow_if_finished(Time now, Flow& flow);
+  void on_flow_timer(Time now, Flow& flow);
+
+  // Gives the flow a session, or counts why not. `syn`: the client's own, whose options are kept;
+  // null to adopt a flow that is already open.
+  bool mirror(Time now, Flow& flow, const net::Packet* syn);
+  std::variant<SessionEntry*, ShedReason> open_session(Time now, const Lease::Target* target,
+                                                       const net::Packet* syn);
+  std::optional<ShedReason> reason_to_shed() const;
+  const Lease::Target* target_for(const net::FlowKey& key) const;
+  void touch(SessionEntry& entry);
+  void dispatch(Time now, SessionEntry& entry);
+  // Ends and dispatches it at once.
+  void close(Time now, SessionEntry& entry, CloseReason reason);
+  void remove(Time now, SessionEntry& entry, CloseReason reason);
+  void continue_in_new_session(Time now, SessionEntry& entry);
+  // Brings the account of memory up to date; sheds sessions while it is over the limit.
+  void account(Time now, SessionEntry& entry);
+  void shed_newest(Time now);
+
+  Options options_;
+  SegmentSink& sink_;
+  Lease lease_;
+  SourcePorts source_ports_;
+  bool uplink_full_ = false;
+  bool draining_ = false;
+
+  std::unordered_map<net::FlowKey, Flow> flows_;
+  std::map<uint64_t, SessionEntry> sessions_;  // by number: the newest is the last
+  std::unordered_map<net::Endpoint, SessionEntry*> by_source_;
+  std::vector<SessionEntry*> touched_;  // may have something to put out; null where it is gone
+  TimerHeap session_timers_;
+  TimerHeap flow_timers_;
+  uint64_t next_number_ = 0;
+  Counters counters_;
+};
+
+}  // namespace trafficmirror::session

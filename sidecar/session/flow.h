@@ -1,0 +1,65 @@
+// One production connection as its packets tell it, whether it is mirrored or not: where its
+// client's stream stands, what the server has received and sent, and where one exchange ends and
+// the next begins.
+#pragma once
+
+#include <optional>
+
+#include "net/packet.h"
+#include "sidecar/session/reassembly.h"
+#include "sidecar/session/session.h"
+#include "sidecar/session/timer_heap.h"
+
+namespace trafficmirror::session {
+
+struct SessionEntry;  // the engine's
+
+struct Flow : Timed {
+  explicit Flow(const net::FlowKey& flow_key) : key(flow_key) {}
+
+  net::FlowKey key;
+  SessionEntry* session = nullptr;  // none: not mirrored, until the next exchange boundary
+  Time last_seen;
+
+  // The client's stream. While there is no session nothing is held, and next() is simply the end of
+  // what was seen; unknown where the flow was first seen in its middle and the client has not
+  // spoken yet.
+  std::optional<Reassembly> client;
+  std::optional<net::SequenceNumber> client_fin;  // the sequence number the FIN takes
+  net::SequenceNumber client_fin_acknowledgment;
+  bool client_finished = false;  // everything up to the FIN was seen
+  std::optional<net::SequenceNumber>
+      syn;  // the client's initial sequence number, if the SYN was seen
+
+  // The server's side.
+  std::optional<net::SequenceNumber> server_next;      // end of what it has sent
+  std::optional<net::SequenceNumber> server_received;  // what it has acknowledged of the client's
+  bool server_finished = false;
+
+  // The end of the server's bytes that the client had seen when it last spoke: a client that has
+  // seen more begins a new exchange.
+  std::optional<net::SequenceNumber> answer_seen;
+  // What the client sends next begins an exchange, though no answer was seen before it: the flow is
+  // new, or was known to be idle.
+  bool at_boundary = false;
+  bool shed_counted = false;    // the exchange in hand is in a shed counter
+  Time retry_at = Time::min();  // a shadow that was down is not asked again before
+  Time gap_deadline = never;    // what is missing by then was lost by the capture
+
+  // How many new bytes of answer a client that sends this acknowledgment has seen; none: it goes on
+  // with its exchange.
+  Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
+    if (!answer_seen || acknowledgment <= *answer_seen) return std::nullopt;
+    return static_cast<uint64_t>(acknowledgment - *answer_seen);
+  }
+  void saw_answer(net::SequenceNumber acknowledgment) {
+    if (!answer_seen || acknowledgment > *answer_seen) answer_seen = acknowledgment;
+  }
+  // Bytes are missing that the server says it has (a FIN counts as one).
+  bool missing_bytes() const {
+    return client && server_received && *server_received > client->next() &&
+           !(client_fin && client->next() == *client_fin);
+  }
+};
+
+}  // namespace trafficmirror::session

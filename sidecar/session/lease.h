@@ -1,0 +1,27 @@
+// What the intercept lets a stream use, as the engine needs it.
+#pragma once
+
+#include <vector>
+
+#include "net/address.h"
+
+namespace trafficmirror::session {
+
+struct Lease {
+  struct Source {
+    net::IpAddress address;
+    net::Port first;
+    net::Port last;  // inclusive
+
+    bool operator==(const Source&) const = default;
+  };
+  struct Target {
+    net::Port production_port;
+    net::Endpoint endpoint;
+    uint16_t path_mtu = 1500;
+  };
+  std::vector<Source> sources;
+  std::vector<Target> targets;
+};
+
+}  // namespace trafficmirror::session

@@ -1,0 +1,166 @@
+#include "sidecar/session/session.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace trafficmirror::session {
+namespace {
+
+// An answer shorter than production's is over when its last segment carried PSH and nothing came
+// for this long. Bounds around two round trips: answers written in several parts follow each other
+// within one.
+constexpr Duration min_quiet = std::chrono::milliseconds(2);
+constexpr Duration max_quiet = std::chrono::milliseconds(50);
+
+CloseReason reason_of(Connection::Ending ending) {
+  switch (ending) {
+    case Connection::Ending::refused:
+      return CloseReason::shadow_refused;
+    case Connection::Ending::reset:
+      return CloseReason::shadow_reset;
+    case Connection::Ending::stalled:
+      return CloseReason::shadow_unresponsive;
+    case Connection::Ending::finished:
+    case Connection::Ending::aborted:
+      break;
+  }
+  return CloseReason::finished;
+}
+
+}  // namespace
+
+void Session::client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen) {
+  if (answer_seen) wait_for_turn(now, *answer_seen);
+  connection_.append(bytes);
+  if (turns_.empty()) exchange_open_ = true;
+}
+
+void Session::client_reset(Time now, CloseReason reason) {
+  reset_reason_ = reason;
+  // Even a client that left without reading gives the shadow the time to answer, as production's
+  // server had it.
+  leave(now, Farewell::reset, exchange_open_ || !turns_.empty() ? AnswerSeen(1) : std::nullopt);
+}
+
+void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
+  if (farewell_ != Farewell::none && farewell != Farewell::reset) return;
+  farewell_ = farewell;
+  waiting_since_ = now;
+  if (answer_seen) wait_for_turn(now, *answer_seen);
+}
+
+void Session::wait_for_turn(Time now, uint64_t answer) {
+  if (turns_.empty()) waiting_since_ = now;
+  turns_.push_back({connection_.end(), answer});
+  production_answer_ = 0;
+}
+
+void Session::close(CloseReason reason) {
+  if (closed_ || closing_) return;
+  closing_ = reason;
+  connection_.abort();
+}
+
+// The turn rule: the shadow has all of the exchange before, and has answered it. That it has is
+// known by as many bytes as production's answer had, or, as the shadow's answer may be shorter, by
+// PSH and a quiet time.
+bool Session::answered(const Turn& turn, Time now) const {
+  if (connection_.acknowledged() < turn.begin) return false;
+  if (connection_.shadow_finished()) return true;
+  const uint64_t answer = connection_.received() - received_before_;
+  if (answer == 0) return false;
+  return answer >= turn.answer ||
+         (connection_.last_received_push() && now >= connection_.last_received_at() + quiet());
+}
+
+void Session::count_answer() {
+  if (!exchange_open_) return;
+  exchange_open_ = false;
+  ++exchanges_;
+}
+
+void Session::begin_next_exchange() {
+  count_answer();
+  received_before_ = connection_.received();
+  const ClientOffset begin = turns_.front().begin;
+  turns_.erase(turns_.begin());
+  exchange_open_ = begin < (turns_.empty() ? connection_.end() : turns_.front().begin);
+  if (turns_.empty()) turns_.shrink_to_fit();
+}
+
+void Session::take_turns(Time now) {
+  while (!turns_.empty() && answered(turns_.front(), now)) {
+    if (connection_.shadow_finished() && turns_.front().begin < connection_.end()) {
+      // The shadow closed where production did not, and the client goes on: in a connection of its
+      // own.
+      count_answer();
+      close(CloseReason::shadow_closed);
+      return;
+    }
+    begin_next_exchange();
+  }
+  connection_.allow(turns_.empty() ? connection_.end() : turns_.front().begin);
+  // The answer in hand may be complete though nobody waits for it.
+  const uint64_t answer = connection_.received() - received_before_;
+  const uint64_t expected = turns_.empty() ? production_answer_ : turns_.front().answer;
+  if (exchange_open_ && expected > 0 && answer >= expected) count_answer();
+  if (!turns_.empty()) return;
+  if (farewell_ == Farewell::fin) connection_.close();
+  if (farewell_ == Farewell::reset && connection_.acknowledged() == connection_.end())
+    close(reset_reason_);
+}
+
+void Session::dispatch(Time now, SegmentSink& sink) {
+  if (closed_) return;
+  if (!closing_) take_turns(now);
+  if (!closed_ && !closing_ && now >= response_deadline())
+    close(turns_.empty() ? CloseReason::fin_timeout : CloseReason::response_timeout);
+  connection_.dispatch(now, sink);
+  if (connection_.ended() && !closed_)
+    closed_ = connection_.ending() == Connection::Ending::aborted
+                  ? closing_.value_or(CloseReason::finished)
+                  : reason_of(connection_.ending());
+}
+
+Time Session::response_deadline() const {
+  if (turns_.empty() && farewell_ == Farewell::none) return never;
+  return std::max(waiting_since_, connection_.last_progress()) + response_timeout_;
+}
+
+Time Session::deadline() const {
+  Time at = std::min(connection_.deadline(), response_deadline());
+  if (!turns_.empty() && connection_.received() > received_before_ &&
+      connection_.last_received_push() && connection_.acknowledged() >= turns_.front().begin)
+    at = std::min(at, connection_.last_received_at() + quiet());
+  return at;
+}
+
+Duration Session::quiet() const {
+  return std::clamp(2 * connection_.smoothed_round_trip(), min_quiet, max_quiet);
+}
+
+void Session::take_rest_of(Session& other) {
+  const uint64_t gone = other.turns_.front().begin.value();
+  connection_.put_unsent(other.connection_.take_unsent());
+  // The first exchange of the rest has its turn now.
+  for (size_t i = 1; i < other.turns_.size(); ++i)
+    turns_.push_back({ClientOffset(other.turns_[i].begin.value() - gone), other.turns_[i].answer});
+  exchange_open_ = true;
+  production_answer_ = other.production_answer_;
+  waiting_since_ = other.waiting_since_;
+  farewell_ = other.farewell_;
+  reset_reason_ = other.reset_reason_;
+}
+
+void Session::report(Counters& counters) {
+  counters.exchanges += std::exchange(exchanges_, 0);
+  const auto add = [](uint64_t& total, uint64_t& reported, uint64_t now) {
+    total += now - reported;
+    reported = now;
+  };
+  add(counters.bytes_to_shadow, reported_acknowledged_, connection_.acknowledged().value());
+  add(counters.bytes_from_shadow, reported_received_, connection_.received());
+  add(counters.retransmits, reported_retransmits_, connection_.retransmits());
+}
+
+}  // namespace trafficmirror::session

@@ -1,0 +1,94 @@
+// One session: the simulated client of one production flow. It decides when the client's bytes are
+// due, turn by turn; Connection decides how they travel.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "sidecar/session/connection.h"
+#include "sidecar/session/counters.h"
+
+namespace trafficmirror::session {
+
+class Session {
+ public:
+  struct Options {
+    Connection::Options connection;
+    Duration response_timeout;
+  };
+  // Bytes of the answer to an exchange that the client had seen when it began the next one. A new
+  // exchange waits until the shadow has answered the one before; without a value the bytes belong
+  // to the exchange in hand and do not wait.
+  using AnswerSeen = std::optional<uint64_t>;
+
+  Session(const Path& path, const Options& options, Time now)
+      : response_timeout_(options.response_timeout), connection_(path, options.connection, now) {}
+
+  // -- what production did
+  void client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen);
+  void client_finished(Time now, AnswerSeen answer_seen) { leave(now, Farewell::fin, answer_seen); }
+  // Goes out as a RST behind everything before it. `reason` is what the session's end will be
+  // counted as.
+  void client_reset(Time now, CloseReason reason);
+  void server_sent(uint64_t bytes) { production_answer_ += bytes; }
+
+  // Ends the session with a RST at the next dispatch.
+  void close(CloseReason reason);
+
+  // -- what the shadow did
+  void process(Time now, const net::Packet& packet) { connection_.process(now, packet); }
+
+  // Puts out what is due.
+  void dispatch(Time now, SegmentSink& sink);
+  Time deadline() const;
+  // Set once the session has ended.
+  std::optional<CloseReason> closed() const { return closed_; }
+
+  // Where a session ended as shadow_closed: what the next one, which takes its place, has to carry.
+  bool has_rest() const { return closed_ == CloseReason::shadow_closed && !turns_.empty(); }
+  void take_rest_of(Session& other);
+
+  Connection& connection() { return connection_; }
+  const Connection& connection() const { return connection_; }
+  size_t allocated() const { return connection_.allocated() + turns_.capacity() * sizeof(Turn); }
+  // What has happened since the last call.
+  void report(Counters& counters);
+
+ private:
+  // The start of an exchange that may not begin yet.
+  struct Turn {
+    ClientOffset begin;
+    uint64_t answer;  // bytes of production's answer to the exchange before
+  };
+  enum class Farewell : uint8_t { none, fin, reset };
+
+  void leave(Time now, Farewell farewell, AnswerSeen answer_seen);
+  void wait_for_turn(Time now, uint64_t answer);
+  bool answered(const Turn& turn, Time now) const;
+  void begin_next_exchange();
+  void count_answer();
+  void take_turns(Time now);
+  Duration quiet() const;
+  Time response_deadline() const;
+
+  Duration response_timeout_;
+  Connection connection_;
+  std::vector<Turn> turns_;  // exchanges still waiting for their turn, oldest first
+  // Bytes the shadow had sent when the exchange in hand began, and those that production has sent
+  // for it so far.
+  uint64_t received_before_ = 0;
+  uint64_t production_answer_ = 0;
+  Time waiting_since_;
+  Farewell farewell_ = Farewell::none;
+  bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
+  CloseReason reset_reason_ = CloseReason::production_reset;
+  std::optional<CloseReason> closed_;
+  std::optional<CloseReason> closing_;  // set by close(): the RST is still to be sent
+  uint64_t exchanges_ = 0;
+  uint64_t reported_acknowledged_ = 0;
+  uint64_t reported_received_ = 0;
+  uint64_t reported_retransmits_ = 0;
+};
+
+}  // namespace trafficmirror::session
