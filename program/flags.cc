@@ -72,8 +72,7 @@ class HelpFormatter : public CLI::Formatter {
     std::string text = option->get_description();
     if (option->get_required()) text += " (required)";
     if (option->get_expected_max() > 1) text += " (may be repeated)";
-    if (!option->get_default_str().empty())
-      text += " (default " + option->get_default_str() + ")";
+    if (!option->get_default_str().empty()) text += " (default " + option->get_default_str() + ")";
     return text;
   }
 };
@@ -102,7 +101,8 @@ std::string describe(const CLI::ParseError& error) {
 std::string describe_unknown(const std::vector<std::string>& arguments) {
   const auto flag = std::find_if(arguments.begin(), arguments.end(),
                                  [](const std::string& text) { return text.front() == '-'; });
-  if (flag != arguments.end()) return flag->substr(0, flag->find('=')) + " is not known; see --help";
+  if (flag != arguments.end())
+    return flag->substr(0, flag->find('=')) + " is not known; see --help";
   return (arguments.empty() ? "an argument" : arguments.front()) +
          " belongs to no flag; see --help";
 }
@@ -114,7 +114,11 @@ CLI::Option* finish(CLI::Option* option, const std::string& form, const std::str
 }
 
 void take(const std::string& name, const Accept& accept, const std::string& text) {
-  if (const auto wrong = accept(text)) throw CLI::ValidationError(name + " " + text + ": " + *wrong);
+  const auto wrong = accept(text);
+  if (!wrong) return;
+  // "--port --config x": CLI11 takes the next flag for the value.
+  if (text.starts_with("--")) throw CLI::ValidationError(name + " needs a value; see --help");
+  throw CLI::ValidationError(name + " " + text + ": " + *wrong);
 }
 
 }  // namespace
@@ -138,13 +142,12 @@ std::string to_text(const net::HostPort& value) {
 
 CLI::Option* add_text(CLI::App& app, const std::string& name, const std::string& form,
                       const std::string& default_text, const std::string& help, Accept accept) {
-  return finish(app.add_option_function<std::string>(
-                    name,
-                    [name, accept = std::move(accept)](const std::string& text) {
-                      take(name, accept, text);
-                    },
-                    help),
-                form, default_text);
+  return finish(
+      app.add_option_function<std::string>(
+          name,
+          [name, accept = std::move(accept)](const std::string& text) { take(name, accept, text); },
+          help),
+      form, default_text);
 }
 
 CLI::Option* add_repeated_text(CLI::App& app, const std::string& name, const std::string& form,
@@ -187,7 +190,8 @@ CLI::Option* add_host_port(CLI::App& app, const std::string& name, net::HostPort
   return add_text(app, name, "HOST:PORT", to_text(value), help,
                   [&value](const std::string& text) -> std::optional<std::string> {
                     auto parsed = net::HostPort::parse(text);
-                    if (!parsed) return "is no host and port; write it like 10.0.0.7:80 or [::1]:80";
+                    if (!parsed)
+                      return "is no host and port; write it like 10.0.0.7:80 or [::1]:80";
                     value = std::move(*parsed);
                     return std::nullopt;
                   });
@@ -195,16 +199,16 @@ CLI::Option* add_host_port(CLI::App& app, const std::string& name, net::HostPort
 
 CLI::Option* add_ports(CLI::App& app, const std::string& name, std::vector<net::Port>& ports,
                        const std::string& help) {
-  return add_repeated_text(
-      app, name, "PORT", help, [&ports](const std::string& text) -> std::optional<std::string> {
-        uint16_t number = 0;
-        const char* const last = text.data() + text.size();
-        const auto [end, error] = std::from_chars(text.data(), last, number);
-        if (error != std::errc() || end != last || number == 0)
-          return "is no port; write a number from 1 to 65535";
-        ports.push_back({number});
-        return std::nullopt;
-      });
+  return add_repeated_text(app, name, "PORT", help,
+                           [&ports](const std::string& text) -> std::optional<std::string> {
+                             uint16_t number = 0;
+                             const char* const last = text.data() + text.size();
+                             const auto [end, error] = std::from_chars(text.data(), last, number);
+                             if (error != std::errc() || end != last || number == 0)
+                               return "is no port; write a number from 1 to 65535";
+                             ports.push_back({number});
+                             return std::nullopt;
+                           });
 }
 
 void add_common_flags(CLI::App& app, CommonOptions& options) {

@@ -17,8 +17,7 @@ namespace trafficmirror::program {
 
 class HttpServer::Implementation {
  public:
-  Implementation(const net::HostPort& address, Handlers handlers)
-      : handlers_(std::move(handlers)) {
+  Implementation(const net::HostPort& address, Handlers handlers) : handlers_(std::move(handlers)) {
     configure();
     bind(address);
     thread_ = std::thread([this] { server_.listen_after_bind(); });
@@ -94,6 +93,8 @@ HttpServer::HttpServer(const net::HostPort& address, Handlers handlers)
 
 HttpServer::~HttpServer() = default;
 
-net::Port HttpServer::port() const { return implementation_->port(); }
+net::Port HttpServer::port() const {
+  return implementation_->port();
+}
 
 }  // namespace trafficmirror::program

@@ -35,8 +35,8 @@ void set_up_logging(const CommonOptions& options, const std::string& program_nam
   formatter->add_flag<JsonMessage>('*').set_pattern(
       json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","message":%*})"
            : "%Y-%m-%dT%H:%M:%S.%eZ %l %v");
-  auto logger = std::make_shared<spdlog::logger>(
-      program_name, std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>(program_name,
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_formatter(std::move(formatter));
   logger->set_level(spdlog::level::from_str(options.log_level));
   spdlog::set_default_logger(std::move(logger));

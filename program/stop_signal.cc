@@ -21,7 +21,9 @@ StopSignal::StopSignal() {
   if (descriptor_ < 0) throw StartError("no file descriptor for signals: raise the limit on files");
 }
 
-StopSignal::~StopSignal() { close(descriptor_); }
+StopSignal::~StopSignal() {
+  close(descriptor_);
+}
 
 bool StopSignal::take() {
   signalfd_siginfo info;

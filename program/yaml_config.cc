@@ -42,7 +42,8 @@ class YamlConfig : public CLI::Config {
       if (!root.IsMap()) fail(file, root.Mark(), "this has to be a map of flags to values");
       std::set<std::string> seen;
       for (const auto& entry : root) {
-        if (!entry.first.IsScalar()) fail(file, entry.first.Mark(), "a key has to be a flag's name");
+        if (!entry.first.IsScalar())
+          fail(file, entry.first.Mark(), "a key has to be a flag's name");
         const std::string& key = entry.first.Scalar();
         if (!seen.insert(key).second) fail(file, entry.first.Mark(), key + " is there twice");
         read_entry(file, key, entry.first.Mark(), entry.second);
