@@ -1,0 +1,105 @@
+#include <array>
+#include <random>
+
+#include <CLI/CLI.hpp>
+#include <grpc/support/log.h>
+#include <linux/capability.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include "program/flags.h"
+#include "program/http.h"
+#include "program/log.h"
+#include "program/start_error.h"
+#include "program/stop_signal.h"
+#include "sidecar/shard.h"
+
+namespace trafficmirror::sidecar {
+namespace {
+
+constexpr const char* program_name = "trafficmirror-sidecar";
+constexpr uint64_t least_memory = 1 << 20;
+
+// gRPC writes to stderr in a form of its own what is, at most, of use to somebody who debugs it.
+void log_of_grpc(gpr_log_func_args* arguments) {
+  spdlog::debug("grpc: {}", arguments->message);
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+int run(int argc, const char* const* argv) {
+  const program::StopSignal stop;
+  program::CommonOptions common;
+  common.http = {"127.0.0.1", {19464}};
+  Shard::Options options;
+  std::string method = "ring";
+  std::chrono::milliseconds idle_timeout = std::chrono::minutes(10);
+  std::chrono::milliseconds response_timeout = std::chrono::seconds(60);
+
+  CLI::App app(
+      "Copies the live TCP traffic of production ports, plays each client towards the shadow, and\n"
+      "streams the packets to an intercept. Production is only ever listened to.",
+      program_name);
+  program::add_ports(app, "--port", options.capture.ports, "production TCP port; may be repeated")
+      ->required();
+  program::add_host_port(app, "--intercept", options.uplink.intercept,
+                         "where the intercept listens")
+      ->required();
+  app.add_option("--interface", options.capture.interface,
+                 "interface to copy from, also lo or any; default: that of the default route")
+      ->type_name("NAME");
+  app.add_option("--capture", method,
+                 "how packets are copied: ring (AF_PACKET TPACKET_V3) or pcap (libpcap)")
+      ->type_name("ring|pcap")
+      ->check(CLI::IsMember({"ring", "pcap"}))
+      ->capture_default_str();
+  program::add_size(app, "--memory-limit", options.engine.memory_limit,
+                    "all that sessions may hold; beyond it the newest are shed");
+  program::add_duration(app, "--idle-timeout", idle_timeout,
+                        "a connection without a packet for so long is forgotten");
+  program::add_duration(app, "--response-timeout", response_timeout,
+                        "a shadow that does not answer or acknowledge for so long loses the session");
+  program::add_common_flags(app, common);
+  app.footer(
+      "Example:\n"
+      "  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443\n\n"
+      "It needs CAP_NET_RAW. /readyz of --http says whether it captures and the stream is up.");
+  if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
+  program::set_up_logging(common, program_name);
+  ::gpr_set_log_function(log_of_grpc);
+  program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
+                              "add it to the container's capabilities, or run as root");
+  if (options.engine.memory_limit < least_memory)
+    throw program::StartError("--memory-limit is less than 1Mi: sessions need some room");
+  if (options.capture.interface.empty())
+    options.capture.interface = capture::default_route_interface();
+  if (method == "pcap") options.method = Shard::CaptureMethod::pcap;
+  options.engine.ports = options.capture.ports;
+  options.engine.idle_timeout = idle_timeout;
+  options.engine.response_timeout = response_timeout;
+  options.engine.seed = std::random_device()();
+  options.uplink.ports = options.capture.ports;
+  options.uplink.name = host_name();
+  options.uplink.version = TRAFFICMIRROR_VERSION;
+
+  Shard shard(options);
+  const program::HttpServer http(
+      common.http, {[&] { return shard.not_ready(); }, [&] { return shard.metrics(); }});
+  spdlog::info("copying from {}, intercept at {}", options.capture.interface,
+               program::to_text(options.uplink.intercept));
+  shard.run(stop.descriptor());
+  return 0;
+}
+
+}  // namespace
+}  // namespace trafficmirror::sidecar
+
+int main(int argc, char** argv) {
+  return trafficmirror::program::run_program(
+      trafficmirror::sidecar::program_name,
+      [&] { return trafficmirror::sidecar::run(argc, argv); });
+}

@@ -1,0 +1,269 @@
+#include "sidecar/shard.h"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/prctl.h>
+
+#include "net/packet.h"
+#include "program/metrics.h"
+#include "program/start_error.h"
+#include "sidecar/capture/open_flows.h"
+
+namespace trafficmirror::sidecar {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// At least so much time lies between two messages on the stream, except where a batch is full. What comes alone goes out
+// at once, what comes in quick succession shares a message.
+constexpr microseconds flush_interval(250);
+constexpr milliseconds reopen_pause(500);
+constexpr milliseconds finish_timeout(2000);
+
+session::Time to_engine_time(uplink::Uplink::Clock::time_point time) {
+  return session::Time(std::chrono::duration_cast<session::Duration>(time.time_since_epoch()));
+}
+
+std::span<const uint8_t> as_bytes(std::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+}  // namespace
+
+Shard::Shard(Options options)
+    : options_(std::move(options)),
+      rewriter_([this](std::string&& batch) { uplink_.send(std::move(batch)); }),
+      engine_(options_.engine, rewriter_),
+      uplink_(options_.uplink) {
+  open_capture();
+}
+
+void Shard::open_capture() {
+  capture_ = options_.method == CaptureMethod::ring ? capture::open_ring_capture(options_.capture)
+                                                    : capture::open_pcap_capture(options_.capture);
+  current_.capturing = true;
+}
+
+void Shard::run(int stop_descriptor) {
+  ::prctl(PR_SET_TIMERSLACK, 10'000);  // nanoseconds; the default of 50 µs is a fifth of flush_interval
+  now_ = to_engine_time(Clock::now());
+  take_up_open_flows();
+  for (;;) {
+    uplink_.run(Clock::now());
+    publish();
+    std::array<pollfd, 3> waiting{{{stop_descriptor, POLLIN, 0},
+                                   {uplink_.descriptor(), POLLIN, 0},
+                                   {capture_ ? capture_->descriptor() : -1, POLLIN, 0}}};
+    const auto wait = std::max(deadline() - Clock::now(), Clock::duration::zero());
+    const timespec timeout{.tv_sec = wait / std::chrono::seconds(1),
+                           .tv_nsec = (wait % std::chrono::seconds(1)).count()};
+    ::ppoll(waiting.data(), waiting.size(), &timeout, nullptr);
+    const auto now = Clock::now();
+    now_ = to_engine_time(now);
+    if (waiting[0].revents != 0) break;
+    if (waiting[1].revents != 0) take_uplink_events();
+    if (waiting[2].revents != 0 || (!capture_ && now >= reopen_at_)) read_capture();
+    engine_.set_uplink_full(uplink_.full());
+    engine_.run(now_);
+    flush(now);
+  }
+  engine_.drain(now_);
+  rewriter_.flush();
+  publish();
+  uplink_.finish(finish_timeout);
+}
+
+Shard::Clock::time_point Shard::deadline() const {
+  // Looked after now and then at any rate, so that the published counters are never old.
+  Clock::time_point at = Clock::now() + std::chrono::seconds(1);
+  at = std::min(at, uplink_.next_dial());
+  if (!capture_) at = std::min(at, reopen_at_);
+  if (!rewriter_.empty()) at = std::min(at, last_flush_ + flush_interval);
+  if (engine_.deadline() != session::never)
+    at = std::min(at, Clock::time_point(engine_.deadline().time_since_epoch()));
+  return at;
+}
+
+void Shard::flush(Clock::time_point now) {
+  if (rewriter_.empty() || now < last_flush_ + flush_interval) return;
+  rewriter_.flush();
+  last_flush_ = now;
+}
+
+// ---- capture ---------------------------------------------------------------------------------------------------
+
+void Shard::read_capture() {
+  if (!capture_) {
+    try {
+      open_capture();
+      spdlog::info("capturing again from {}", options_.capture.interface);
+    } catch (const program::StartError& error) {
+      if (const auto held = capture_log_.allow(Clock::now()))
+        spdlog::warn("not capturing: {}{}", error.what(), *held);
+      reopen_at_ = Clock::now() + reopen_pause;
+      return;
+    }
+  }
+  if (capture_->read(*this)) return;
+  spdlog::warn("interface {} is gone: waiting for it to come back", options_.capture.interface);
+  const capture::CaptureCounters last = capture_->counters();
+  earlier_captures_.packets += last.packets;
+  earlier_captures_.drops += last.drops;
+  capture_.reset();
+  current_.capturing = false;
+  reopen_at_ = Clock::now() + reopen_pause;
+}
+
+void Shard::on_captured(const capture::CapturedPacket& captured) {
+  const auto count = [&](Unusable reason) { ++current_.unusable[static_cast<size_t>(reason)]; };
+  const auto parsed = net::parse_packet(captured.bytes, captured.wire_length);
+  if (const auto* error = std::get_if<net::ParseError>(&parsed)) {
+    switch (*error) {
+      case net::ParseError::not_tcp:
+        return count(Unusable::not_tcp);
+      case net::ParseError::fragment:
+        return count(Unusable::fragment);
+      case net::ParseError::malformed:
+        return count(Unusable::malformed);
+    }
+  }
+  const auto& packet = std::get<net::Packet>(parsed);
+  // Production throws a packet with a wrong checksum away, so it must not reach the shadow.
+  if (!captured.checksum_vouched && !net::checksum_holds(packet, captured.bytes))
+    return count(Unusable::bad_checksum);
+  engine_.on_production(now_, packet);
+}
+
+// Connections that were open before: the kernel knows which of them are between two exchanges. What has been captured
+// meanwhile is more recent, so it is looked at first, and flows that spoke wait for their next boundary.
+void Shard::take_up_open_flows() {
+  const std::vector<net::FlowKey> flows = capture::flows_between_exchanges(options_.capture.ports);
+  read_capture();
+  for (const net::FlowKey& flow : flows) engine_.on_idle_flow(now_, flow);
+  if (!flows.empty())
+    spdlog::info("{} open connections will be mirrored from their next request on", flows.size());
+}
+
+// ---- the stream ------------------------------------------------------------------------------------------------
+
+void Shard::take_uplink_events() {
+  for (uplink::Event& event : uplink_.take_events()) {
+    if (const auto* headers = std::get_if<uplink::Headers>(&event)) {
+      take_headers(headers->bytes);
+    } else if (const auto* lease = std::get_if<session::Lease>(&event)) {
+      if (!current_.stream_up)
+        spdlog::info("the stream to {}:{} is up", options_.uplink.intercept.host,
+                     options_.uplink.intercept.port.number);
+      current_.stream_up = true;
+      asked_for_ports_ = false;
+      engine_.set_lease(now_, *lease);
+    } else if (const auto* lost = std::get_if<uplink::StreamLost>(&event)) {
+      if (const auto held = stream_log_.allow(Clock::now()))
+        spdlog::warn("no stream to {}:{}: {}{}", options_.uplink.intercept.host,
+                     options_.uplink.intercept.port.number, lost->reason, *held);
+      current_.stream_up = false;
+      current_.stream_problem = lost->reason;
+      engine_.stream_lost();
+    }
+  }
+  if (current_.stream_up && !asked_for_ports_ && engine_.wants_more_source_ports()) {
+    asked_for_ports_ = true;
+    uplink_.ask_for_more_source_ports();
+  }
+}
+
+void Shard::take_headers(std::string_view headers) {
+  while (!headers.empty()) {
+    // Only headers are there, so where one ends is where the next begins.
+    const auto parsed = net::parse_packet(as_bytes(headers), 0);
+    const auto* packet = std::get_if<net::Packet>(&parsed);
+    if (!packet) {  // the intercept sends none such; the rest of the batch can't be told apart
+      ++current_.unusable[static_cast<size_t>(Unusable::malformed)];
+      return;
+    }
+    engine_.on_shadow(now_, *packet);
+    headers.remove_prefix(packet->header_length);
+  }
+}
+
+// ---- what others see -------------------------------------------------------------------------------------------
+
+void Shard::publish() {
+  current_.engine = engine_.counters();
+  current_.uplink = uplink_.counters();
+  current_.capture = earlier_captures_;
+  if (capture_) {
+    const capture::CaptureCounters open = capture_->counters();
+    current_.capture.packets += open.packets;
+    current_.capture.drops += open.drops;
+  }
+  const std::lock_guard lock(published_mutex_);
+  published_ = current_;
+}
+
+std::optional<std::string> Shard::not_ready() const {
+  const std::lock_guard lock(published_mutex_);
+  if (!published_.capturing) return "interface " + options_.capture.interface + " is gone";
+  if (!published_.stream_up)
+    return "no stream to the intercept" +
+           (published_.stream_problem.empty() ? "" : ": " + published_.stream_problem);
+  return std::nullopt;
+}
+
+std::vector<prometheus::MetricFamily> Shard::metrics() const {
+  Published now;
+  {
+    const std::lock_guard lock(published_mutex_);
+    now = published_;
+  }
+  const auto by_name = [](const char* label, const auto& names, const auto& values) {
+    std::vector<program::Sample> samples;
+    for (size_t i = 0; i < names.size(); ++i)
+      samples.push_back({values[i], {{label, names[i]}}});
+    return samples;
+  };
+  using program::counter;
+  using program::gauge;
+  return {
+      counter("trafficmirror_capture_packets_total", "Packets captured.", now.capture.packets),
+      counter("trafficmirror_capture_drops_total",
+              "Packets the kernel could not hand over because the capture ring was full.",
+              now.capture.drops),
+      counter("trafficmirror_capture_unusable_packets_total",
+              "Captured packets that were not mirrored, by reason.",
+              by_name("reason", unusable_names, now.unusable)),
+      gauge("trafficmirror_flows", "Production connections known.", now.engine.flows),
+      counter("trafficmirror_sessions_opened_total", "Sessions opened towards the shadow.",
+              now.engine.opened),
+      counter("trafficmirror_sessions_adopted_total",
+              "Of the opened sessions, those of connections that were already open.",
+              now.engine.adopted),
+      gauge("trafficmirror_sessions_active", "Sessions open now.", now.engine.active),
+      counter("trafficmirror_sessions_closed_total", "Sessions that ended, by reason.",
+              by_name("reason", session::close_reason_names, now.engine.closed)),
+      counter("trafficmirror_shed_total",
+              "Production connections, and exchanges on connections without a session, that were "
+              "not mirrored, by reason.",
+              by_name("reason", session::shed_reason_names, now.engine.shed)),
+      counter("trafficmirror_exchanges_total", "Exchanges that the shadow answered.",
+              now.engine.exchanges),
+      counter("trafficmirror_payload_bytes_total",
+              "Client bytes the shadow acknowledged, and bytes it answered.",
+              {{now.engine.bytes_to_shadow, {{"direction", "to_shadow"}}},
+               {now.engine.bytes_from_shadow, {{"direction", "from_shadow"}}}}),
+      counter("trafficmirror_retransmits_total", "Segments sent to the shadow again.",
+              now.engine.retransmits),
+      gauge("trafficmirror_memory_bytes", "Memory the engine holds; --memory-limit bounds it.",
+            now.engine.memory),
+      gauge("trafficmirror_stream_up", "Whether there is a stream to the intercept.",
+            now.stream_up ? 1 : 0),
+      counter("trafficmirror_streams_total", "Streams to the intercept that got a lease.",
+              now.uplink.streams),
+      counter("trafficmirror_uplink_dropped_batches_total",
+              "Batches of packets that the stream could not take; TCP sends them again.",
+              now.uplink.dropped_batches),
+  };
+}
+
+}  // namespace trafficmirror::sidecar

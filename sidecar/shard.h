@@ -1,0 +1,89 @@
+// A shard: one capture, one engine and one stream to the intercept, all driven by one thread. Packets are read in
+// batches off the ring, go through the engine and the rewriter where they lie, and leave as a batch on the stream; no
+// lock and no other thread stands between.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <prometheus/metric_family.h>
+
+#include "program/log.h"
+#include "sidecar/capture/capture.h"
+#include "sidecar/rewrite/rewrite.h"
+#include "sidecar/session/engine.h"
+#include "sidecar/uplink/uplink.h"
+
+namespace trafficmirror::sidecar {
+
+class Shard : private capture::PacketReceiver {
+ public:
+  enum class CaptureMethod : uint8_t { ring, pcap };
+  struct Options {
+    capture::CaptureOptions capture;
+    CaptureMethod method = CaptureMethod::ring;
+    session::Engine::Options engine;
+    uplink::Uplink::Options uplink;
+  };
+
+  // Opens the capture; throws StartError where that fails.
+  explicit Shard(Options options);
+
+  // Mirrors until `stop_descriptor` is readable, then resets what is open at the shadow and ends the stream.
+  void run(int stop_descriptor);
+
+  // Any thread.
+  std::optional<std::string> not_ready() const;
+  std::vector<prometheus::MetricFamily> metrics() const;
+
+ private:
+  using Clock = uplink::Uplink::Clock;
+  // Packets that were captured and can't be used, by reason.
+  enum class Unusable : uint8_t { not_tcp, fragment, malformed, bad_checksum };
+  static constexpr std::array unusable_names = {"not_tcp", "fragment", "malformed",
+                                                "bad_checksum"};
+  struct Published {  // what the probes see: one moment, so that the sums close
+    session::Counters engine;
+    capture::CaptureCounters capture;
+    uplink::Uplink::Counters uplink;
+    std::array<uint64_t, unusable_names.size()> unusable{};
+    bool capturing = false;
+    bool stream_up = false;
+    std::string stream_problem;
+  };
+
+  void on_captured(const capture::CapturedPacket& captured) override;
+  void read_capture();
+  void open_capture();
+  void take_up_open_flows();
+  void take_uplink_events();
+  void take_headers(std::string_view headers);
+  void flush(Clock::time_point now);
+  void publish();
+  // The latest moment at which something has to be done though no descriptor is readable.
+  Clock::time_point deadline() const;
+
+  const Options options_;
+  rewrite::Rewriter rewriter_;
+  session::Engine engine_;
+  uplink::Uplink uplink_;
+  std::unique_ptr<capture::Capture> capture_;  // null while the interface is gone
+  capture::CaptureCounters earlier_captures_;
+  Clock::time_point reopen_at_;
+  Clock::time_point last_flush_;
+  bool asked_for_ports_ = false;
+  session::Time now_;
+  Published current_;
+  program::LogLimit capture_log_;
+  program::LogLimit stream_log_;
+
+  mutable std::mutex published_mutex_;
+  Published published_;
+};
+
+}  // namespace trafficmirror::sidecar

@@ -1,0 +1,382 @@
+#include "sidecar/uplink/uplink.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <random>
+
+#include <grpcpp/grpcpp.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "program/start_error.h"
+#include "trafficmirror/v1/mirror.grpc.pb.h"
+
+namespace trafficmirror::uplink {
+namespace {
+
+using std::chrono::milliseconds;
+
+// The first attempt after a loss comes within 150 ms; then twice as long each time, up to two seconds. The jitter keeps
+// a hundred sidecars of one intercept from dialling in step.
+constexpr milliseconds first_pause(100);
+constexpr milliseconds longest_pause(2000);
+// An intercept that accepts the stream answers with a lease at once.
+constexpr milliseconds lease_timeout(5000);
+// Headers that wait to be taken; beyond it the stream is not read, and the intercept drops what it can't pass on.
+constexpr size_t max_inbox_bytes = 4 << 20;
+
+net::Port to_port(uint32_t number) { return net::Port{static_cast<uint16_t>(number)}; }
+
+std::optional<net::IpAddress> to_address(const std::string& bytes) {
+  return net::IpAddress::from_bytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+}
+
+// Nothing where the lease makes no sense: an address of no family, ports that are none.
+std::optional<session::Lease> to_lease(const v1::Lease& message) {
+  session::Lease lease;
+  for (const v1::SourceRange& range : message.sources()) {
+    const auto address = to_address(range.address());
+    if (!address || range.first_port() == 0 || range.first_port() > range.last_port() ||
+        range.last_port() > 65535)
+      return std::nullopt;
+    lease.sources.push_back({*address, to_port(range.first_port()), to_port(range.last_port())});
+  }
+  for (const v1::Target& target : message.targets()) {
+    const auto address = to_address(target.address());
+    if (!address || target.port() == 0 || target.port() > 65535 ||
+        target.production_port() > 65535)
+      return std::nullopt;
+    // RFC 791: a path carries at least 68 bytes; 576 is what every host has to take.
+    const uint32_t mtu = std::clamp<uint32_t>(target.path_mtu(), 576, 65535);
+    lease.targets.push_back({to_port(target.production_port()),
+                             {*address, to_port(target.port())},
+                             static_cast<uint16_t>(mtu)});
+  }
+  return lease;
+}
+
+std::shared_ptr<grpc::Channel> make_channel(const net::HostPort& intercept) {
+  grpc::ChannelArguments arguments;
+  // Each attempt is a channel of its own, so that the pauses between attempts are ours and not gRPC's.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 3000);  // which bounds connecting
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  // A host that vanishes sends no RST.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 5000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  const std::string host = intercept.host.find(':') == std::string::npos
+                               ? intercept.host
+                               : "[" + intercept.host + "]";
+  return grpc::CreateCustomChannel(host + ":" + std::to_string(intercept.port.number),
+                                   grpc::InsecureChannelCredentials(), arguments);
+}
+
+// What gRPC's threads and the owner share. It outlives the uplink while a stream is still ending.
+struct Shared {
+  std::mutex mutex;
+  std::condition_variable ended;
+  std::vector<Event> inbox;
+  size_t inbox_bytes = 0;
+  bool notified = false;
+  bool stream_running = false;  // from StartCall to OnDone
+  int event_descriptor = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+
+  Shared() {
+    if (event_descriptor < 0) throw program::StartError("eventfd failed: too many open files?");
+  }
+  ~Shared() { ::close(event_descriptor); }
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+
+  // With the mutex held.
+  void notify() {
+    if (notified) return;
+    notified = true;
+    const uint64_t one = 1;
+    [[maybe_unused]] const auto written = ::write(event_descriptor, &one, sizeof one);
+  }
+  void push(Event&& event, size_t bytes) {
+    inbox.push_back(std::move(event));
+    inbox_bytes += bytes;
+    notify();
+  }
+};
+
+// One attempt at a stream and, if it succeeds, the stream. It keeps itself alive until gRPC is done with it.
+//
+// Operations are started under the mutex: the owner's can then not cross the end of the stream, since `ended_` is set
+// under it before the hold goes that keeps OnDone away. gRPC never calls back out of Start….
+class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::InterceptMessage> {
+ public:
+  static std::shared_ptr<Stream> start(const Uplink::Options& options,
+                                       std::shared_ptr<Shared> shared) {
+    auto stream = std::make_shared<Stream>(options, std::move(shared));
+    stream->self_ = stream;
+    stream->is_writing_ = true;
+    stream->stub_->async()->Stream(&stream->context_, stream.get());
+    stream->AddHold();
+    stream->StartRead(&stream->reading_);
+    stream->StartWrite(&stream->writing_);
+    stream->StartCall();
+    return stream;
+  }
+
+  Stream(const Uplink::Options& options, std::shared_ptr<Shared> shared)
+      : shared_(std::move(shared)), stub_(v1::Mirror::NewStub(make_channel(options.intercept))) {
+    v1::Hello& hello = *writing_.mutable_hello();
+    hello.set_version(options.version);
+    hello.set_name(options.name);
+    for (const net::Port port : options.ports) hello.add_ports(port.number);
+  }
+
+  // -- the owner's thread
+
+  // False where the batch was dropped.
+  bool send(std::string&& packets) {
+    const std::lock_guard lock(shared_->mutex);
+    if (ended_ || waiting_.size() > 2 * Uplink::max_waiting_bytes) return false;
+    if (waiting_.empty())
+      waiting_ = std::move(packets);
+    else
+      waiting_.append(packets);
+    write_next();
+    return true;
+  }
+
+  bool full() {
+    const std::lock_guard lock(shared_->mutex);
+    if (waiting_.size() > Uplink::max_waiting_bytes) was_full_ = true;
+    return waiting_.size() > Uplink::max_waiting_bytes;
+  }
+
+  void ask_for_more_source_ports() {
+    const std::lock_guard lock(shared_->mutex);
+    wants_ports_ = true;
+    write_next();
+  }
+
+  void finish() {
+    const std::lock_guard lock(shared_->mutex);
+    finishing_ = true;
+    write_next();
+  }
+
+  void cancel() { context_.TryCancel(); }
+
+  // The inbox has room again.
+  void read_on() {
+    const std::lock_guard lock(shared_->mutex);
+    if (ended_ || !std::exchange(read_paused_, false)) return;
+    StartRead(&reading_);
+  }
+
+ private:
+  // Under the mutex: starts whatever is to be written next, unless a write is under way.
+  void write_next() {
+    if (is_writing_ || ended_) return;
+    if (wants_ports_) {
+      wants_ports_ = false;
+      writing_.mutable_more_source_ports();
+    } else if (!waiting_.empty()) {
+      writing_.mutable_packets()->set_packets(std::move(waiting_));
+      waiting_.clear();
+      if (std::exchange(was_full_, false)) shared_->notify();
+    } else if (finishing_) {
+      is_writing_ = true;  // and stays so: nothing may follow
+      StartWritesDone();
+      return;
+    } else {
+      return;
+    }
+    is_writing_ = true;
+    StartWrite(&writing_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    const std::lock_guard lock(shared_->mutex);
+    is_writing_ = !ok;  // after a failed write nothing may be written; the read fails too
+    write_next();
+  }
+
+  void OnReadDone(bool ok) override {
+    {
+      const std::lock_guard lock(shared_->mutex);
+      if (ok) {
+        take_message();
+        read_paused_ = shared_->inbox_bytes > max_inbox_bytes;
+        if (!read_paused_) StartRead(&reading_);
+        return;
+      }
+      ended_ = true;
+    }
+    RemoveHold();
+  }
+
+  void take_message() {
+    switch (reading_.message_case()) {
+      case v1::InterceptMessage::kLease:
+        if (auto lease = to_lease(reading_.lease()))
+          shared_->push(std::move(*lease), 0);
+        else
+          context_.TryCancel();
+        break;
+      case v1::InterceptMessage::kHeaders: {
+        Headers headers{std::move(*reading_.mutable_headers()->mutable_headers())};
+        const size_t bytes = headers.bytes.size();
+        shared_->push(std::move(headers), bytes);
+        break;
+      }
+      case v1::InterceptMessage::kDrain:
+        drained_ = true;
+        context_.TryCancel();
+        break;
+      case v1::InterceptMessage::MESSAGE_NOT_SET:
+        break;  // of a later version
+    }
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const std::shared_ptr<Stream> self = std::move(self_);
+    const std::lock_guard lock(shared_->mutex);
+    std::string reason = drained_      ? "the intercept is ending"
+                         : status.ok() ? "the intercept ended the stream"
+                                       : status.error_message();
+    shared_->stream_running = false;
+    shared_->push(StreamLost{std::move(reason)}, 0);
+    shared_->ended.notify_all();
+  }
+
+  std::shared_ptr<Stream> self_;
+  const std::shared_ptr<Shared> shared_;
+  const std::unique_ptr<v1::Mirror::Stub> stub_;
+  grpc::ClientContext context_;
+  v1::SidecarMessage writing_;
+  v1::InterceptMessage reading_;
+
+  // Under the mutex.
+  std::string waiting_;
+  bool was_full_ = false;
+  bool is_writing_ = false;
+  bool wants_ports_ = false;
+  bool finishing_ = false;
+  bool read_paused_ = false;
+  bool ended_ = false;
+  bool drained_ = false;
+};
+
+}  // namespace
+
+class Uplink::Implementation {
+ public:
+  explicit Implementation(Options options)
+      : options_(std::move(options)), random_(std::random_device()()) {}
+
+  ~Implementation() { finish(milliseconds(0)); }
+
+  int descriptor() const { return shared_->event_descriptor; }
+
+  std::vector<Event> take_events() {
+    std::vector<Event> events;
+    {
+      const std::lock_guard lock(shared_->mutex);
+      events.swap(shared_->inbox);
+      shared_->inbox_bytes = 0;
+      if (std::exchange(shared_->notified, false)) {
+        uint64_t count;
+        [[maybe_unused]] const auto got = ::read(shared_->event_descriptor, &count, sizeof count);
+      }
+    }
+    for (const Event& event : events) {
+      if (std::holds_alternative<session::Lease>(event) && !leased_) {
+        leased_ = true;
+        pause_ = first_pause;
+        ++counters_.streams;
+      } else if (std::holds_alternative<StreamLost>(event)) {
+        stream_.reset();
+        leased_ = false;
+        next_dial_ = Clock::now() + jittered(pause_);
+        pause_ = std::min(2 * pause_, longest_pause);
+      }
+    }
+    if (stream_) stream_->read_on();
+    return events;
+  }
+
+  void run(Clock::time_point now) {
+    if (stream_) {
+      if (!leased_ && now >= lease_deadline_) stream_->cancel();
+      return;
+    }
+    if (now < next_dial_) return;
+    {
+      const std::lock_guard lock(shared_->mutex);
+      shared_->stream_running = true;
+    }
+    stream_ = Stream::start(options_, shared_);
+    lease_deadline_ = now + lease_timeout;
+  }
+
+  Clock::time_point next_dial() const {
+    if (!stream_) return next_dial_;
+    return leased_ ? Clock::time_point::max() : lease_deadline_;
+  }
+
+  void send(std::string&& packets) {
+    if (!stream_ || !stream_->send(std::move(packets))) ++counters_.dropped_batches;
+  }
+
+  bool full() const { return stream_ && stream_->full(); }
+
+  void ask_for_more_source_ports() {
+    if (stream_) stream_->ask_for_more_source_ports();
+  }
+
+  void finish(milliseconds timeout) {
+    next_dial_ = Clock::time_point::max();
+    if (!stream_) return;
+    stream_->finish();
+    std::unique_lock lock(shared_->mutex);
+    const auto ended = [&] { return !shared_->stream_running; };
+    if (!shared_->ended.wait_for(lock, timeout, ended)) {
+      stream_->cancel();
+      shared_->ended.wait(lock, ended);
+    }
+    stream_.reset();
+  }
+
+  const Counters& counters() const { return counters_; }
+
+ private:
+  milliseconds jittered(milliseconds pause) {
+    return milliseconds(std::uniform_int_distribution<int64_t>(pause.count() / 2, pause.count() * 3 / 2)(random_));
+  }
+
+  const Options options_;
+  const std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
+  std::shared_ptr<Stream> stream_;
+  bool leased_ = false;
+  Clock::time_point next_dial_ = Clock::time_point::min();
+  Clock::time_point lease_deadline_;
+  milliseconds pause_ = first_pause;
+  Counters counters_;
+  std::minstd_rand random_;
+};
+
+Uplink::Uplink(Options options)
+    : implementation_(std::make_unique<Implementation>(std::move(options))) {}
+Uplink::~Uplink() = default;
+int Uplink::descriptor() const { return implementation_->descriptor(); }
+std::vector<Event> Uplink::take_events() { return implementation_->take_events(); }
+void Uplink::run(Clock::time_point now) { implementation_->run(now); }
+Uplink::Clock::time_point Uplink::next_dial() const { return implementation_->next_dial(); }
+void Uplink::send(std::string&& packets) { implementation_->send(std::move(packets)); }
+bool Uplink::full() const { return implementation_->full(); }
+void Uplink::ask_for_more_source_ports() { implementation_->ask_for_more_source_ports(); }
+void Uplink::finish(std::chrono::milliseconds timeout) { implementation_->finish(timeout); }
+const Uplink::Counters& Uplink::counters() const { return implementation_->counters(); }
+
+}  // namespace trafficmirror::uplink
