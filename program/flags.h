@@ -1,0 +1,81 @@
+// program/ holds what both programs have in common around their work: flags and the configuration
+// file, one-line start errors, logs, the HTTP server for probes and metrics, and the stop signal.
+//
+// This header: flags. Each flag is also a key of the YAML file given with --config, without its
+// dashes; where both are given, the flag wins. A mistake in either is one line that names the flag,
+// or the file, line and key, and says what to do.
+//
+//   CLI::App app("Copies live TCP traffic to an intercept.", "trafficmirror-sidecar");
+//   CommonOptions common{.http = {"127.0.0.1", {19464}}};
+//   add_host_port(app, "--intercept", intercept, "where the intercept listens")->required();
+//   add_common_flags(app, common);
+//   app.footer("Example:\n  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443");
+//   if (const auto exit_code = parse_flags(app, argc, argv)) return *exit_code;
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "net/address.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace trafficmirror::program {
+
+struct CommonOptions {
+  net::HostPort http;
+  std::string log_format = "text";  // or "json"
+  std::string log_level = "info";   // trace, debug, info, warning or error
+};
+
+// All the functions below that take a variable fill it in while parse_flags runs, and it has to
+// live that long. What it holds beforehand is the default that --help shows.
+
+// --http, --log-format, --log-level, --config, --version and --help. The app's name is the
+// program's.
+void add_common_flags(CLI::App& app, CommonOptions& options);
+
+// A length of time, longer than nothing: 500ms, 60s, 5m, 2h.
+CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
+                          const std::string& help);
+
+// A number of bytes, more than none: 4096, 64M (10^6), 64Mi (2^20), with K, M, G or T.
+CLI::Option* add_size(CLI::App& app, const std::string& name, uint64_t& bytes,
+                      const std::string& help);
+
+// HOST:PORT; an empty host in `value` means that there is no default.
+CLI::Option* add_host_port(CLI::App& app, const std::string& name, net::HostPort& value,
+                           const std::string& help);
+
+// TCP port numbers; the flag may be repeated, and its key takes a number or a list.
+CLI::Option* add_ports(CLI::App& app, const std::string& name, std::vector<net::Port>& ports,
+                       const std::string& help);
+
+// A flag of any other form, written `form` in --help. `accept` takes its text over, and returns
+// what is wrong with it where it can't, to be read behind "--flag TEXT: ".
+using Accept = std::function<std::optional<std::string>(const std::string& text)>;
+CLI::Option* add_text(CLI::App& app, const std::string& name, const std::string& form,
+                      const std::string& default_text, const std::string& help, Accept accept);
+// The same for a flag that may be repeated, as a list in the file; `accept` is called for each.
+CLI::Option* add_repeated_text(CLI::App& app, const std::string& name, const std::string& form,
+                               const std::string& help, Accept accept);
+
+// Reads the command line and the file. Nothing: go on. Otherwise the program's exit code: 0 after
+// --help or --version, 2 after a mistake, which stands in one line on stderr.
+std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv);
+
+// The forms that the flags above take.
+std::optional<std::chrono::milliseconds> parse_duration(std::string_view text);
+std::optional<uint64_t> parse_size(std::string_view text);
+// "10.0.0.7:80" or "[::1]:80"; "" for no host.
+std::string to_text(const net::HostPort& value);
+
+}  // namespace trafficmirror::program

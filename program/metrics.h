@@ -1,0 +1,24 @@
+// Families of metrics for HttpServer, made when somebody asks for them out of whatever counts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <prometheus/metric_family.h>
+
+namespace trafficmirror::program {
+
+struct Sample {
+  uint64_t value = 0;
+  // Such as {{"reason", "timeout"}}.
+  std::vector<prometheus::ClientMetric::Label> labels;
+};
+
+// Only goes up; its name ends in "_total".
+prometheus::MetricFamily counter(std::string name, std::string help, std::vector<Sample> samples);
+prometheus::MetricFamily counter(std::string name, std::string help, uint64_t value);
+prometheus::MetricFamily gauge(std::string name, std::string help, std::vector<Sample> samples);
+prometheus::MetricFamily gauge(std::string name, std::string help, uint64_t value);
+
+}  // namespace trafficmirror::program

@@ -1,0 +1,253 @@
+#include "program/flags.h"
+
+#include <cstdio>
+#include <fstream>
+
+#include <CLI/App.hpp>
+#include <gtest/gtest.h>
+
+namespace trafficmirror::program {
+namespace {
+
+// A file of its own for each test, gone with this object.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& text)
+      : path_(testing::TempDir() + "flags_test_" +
+              testing::UnitTest::GetInstance()->current_test_info()->name() + ".yaml") {
+    std::ofstream(path_) << text;
+  }
+  ~ConfigFile() { std::remove(path_.c_str()); }
+  ConfigFile(const ConfigFile&) = delete;
+  ConfigFile& operator=(const ConfigFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+struct Parsed {
+  std::optional<int> exit_code;
+  std::string out;
+  std::string error;
+  CommonOptions common{.http = {"127.0.0.1", {19464}}};
+  net::HostPort intercept;
+  std::vector<net::Port> ports;
+  std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
+  uint64_t memory_limit = 64 << 20;
+  int count = 1;
+  bool dry = false;
+};
+
+// With `file`, its path is given as --config in front of the arguments.
+Parsed parse(std::vector<std::string> arguments, const ConfigFile* file = nullptr) {
+  Parsed parsed;
+  CLI::App app("Copies live TCP traffic.", "trafficmirror-sidecar");
+  add_host_port(app, "--intercept", parsed.intercept, "where the intercept listens")->required();
+  add_ports(app, "--port", parsed.ports, "production port");
+  add_duration(app, "--idle-timeout", parsed.idle_timeout, "when a quiet session ends");
+  add_size(app, "--memory-limit", parsed.memory_limit, "what the engine may hold");
+  app.add_option("--count", parsed.count, "an option of CLI11's own");
+  app.add_flag("--dry", parsed.dry, "a flag of CLI11's own");
+  add_common_flags(app, parsed.common);
+  app.footer("Example:\n  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443");
+
+  if (file != nullptr)
+    arguments.insert(arguments.begin(), {"--config", file->path()});
+  std::vector<const char*> argv{"ignored"};
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  parsed.exit_code = parse_flags(app, static_cast<int>(argv.size()), argv.data());
+  parsed.out = testing::internal::GetCapturedStdout();
+  parsed.error = testing::internal::GetCapturedStderr();
+  return parsed;
+}
+
+const std::vector<std::string> required = {"--intercept", "10.0.0.7:7443"};
+
+std::vector<std::string> with_required(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), required.begin(), required.end());
+  return arguments;
+}
+
+TEST(Flags, FillInTheirVariables) {
+  const Parsed parsed =
+      parse({"--intercept", "[fd00::7]:7443", "--port", "80", "--port=8080", "--idle-timeout", "5m",
+             "--memory-limit", "1Gi", "--http", "0.0.0.0:9464", "--log-format", "json",
+             "--log-level=debug", "--count", "3", "--dry"});
+  EXPECT_FALSE(parsed.exit_code) << parsed.error;
+  EXPECT_EQ(to_text(parsed.intercept), "[fd00::7]:7443");
+  EXPECT_EQ(parsed.ports, (std::vector<net::Port>{{80}, {8080}}));
+  EXPECT_EQ(parsed.idle_timeout, std::chrono::minutes(5));
+  EXPECT_EQ(parsed.memory_limit, 1ULL << 30);
+  EXPECT_EQ(to_text(parsed.common.http), "0.0.0.0:9464");
+  EXPECT_EQ(parsed.common.log_format, "json");
+  EXPECT_EQ(parsed.common.log_level, "debug");
+  EXPECT_EQ(parsed.count, 3);
+  EXPECT_TRUE(parsed.dry);
+}
+
+TEST(Flags, LeaveTheDefaultsWhereTheyAreNotGiven) {
+  const Parsed parsed = parse(required);
+  EXPECT_FALSE(parsed.exit_code) << parsed.error;
+  EXPECT_TRUE(parsed.ports.empty());
+  EXPECT_EQ(parsed.idle_timeout, std::chrono::seconds(60));
+  EXPECT_EQ(parsed.memory_limit, 64ULL << 20);
+  EXPECT_EQ(to_text(parsed.common.http), "127.0.0.1:19464");
+  EXPECT_EQ(parsed.common.log_format, "text");
+}
+
+TEST(Flags, AreKeysOfTheFile) {
+  const ConfigFile file(
+      "# a comment\n"
+      "intercept: 10.0.0.7:7443\n"
+      "port: [80, 8080]\n"
+      "idle-timeout: 500ms\n"
+      "memory-limit: 4096\n"
+      "log-format: json\n"
+      "count: 7\n"
+      "dry: true\n");
+  const Parsed parsed = parse({}, &file);
+  EXPECT_FALSE(parsed.exit_code) << parsed.error;
+  EXPECT_EQ(to_text(parsed.intercept), "10.0.0.7:7443");
+  EXPECT_EQ(parsed.ports, (std::vector<net::Port>{{80}, {8080}}));
+  EXPECT_EQ(parsed.idle_timeout, std::chrono::milliseconds(500));
+  EXPECT_EQ(parsed.memory_limit, 4096);
+  EXPECT_EQ(parsed.common.log_format, "json");
+  EXPECT_EQ(parsed.count, 7);
+  EXPECT_TRUE(parsed.dry);
+}
+
+TEST(Flags, WinOverTheFile) {
+  const ConfigFile file("port: [80, 81]\nidle-timeout: 1s\nlog-level: error\ncount: 7\n");
+  const Parsed parsed = parse(with_required({"--port", "8080", "--idle-timeout", "2h"}), &file);
+  EXPECT_FALSE(parsed.exit_code) << parsed.error;
+  EXPECT_EQ(parsed.ports, (std::vector<net::Port>{{8080}}));
+  EXPECT_EQ(parsed.idle_timeout, std::chrono::hours(2));
+  EXPECT_EQ(parsed.common.log_level, "error");
+  EXPECT_EQ(parsed.count, 7);
+}
+
+TEST(Flags, AnEmptyFileSaysNothing) {
+  for (const char* text : {"", "# nothing yet\n", "---\n"}) {
+    const ConfigFile file(text);
+    EXPECT_FALSE(parse(required, &file).exit_code) << text;
+  }
+}
+
+TEST(Flags, AMistakeIsOneLineThatSaysWhatToDo) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{}, "--intercept is required; see --help"},
+      {with_required({"--frobnicate"}), "--frobnicate is not known; see --help"},
+      {with_required({"--frobnicate", "3"}), "--frobnicate is not known; see --help"},
+      {with_required({"--frobnicate=3"}), "--frobnicate is not known; see --help"},
+      {with_required({"-x"}), "-x is not known; see --help"},
+      {with_required({"8080"}), "8080 belongs to no flag; see --help"},
+      {with_required({"--port", "80", "81"}), "81 belongs to no flag; see --help"},
+      {with_required({"--port"}), "--port needs a value; see --help"},
+      {with_required({"--port", "--dry"}), "--port needs a value; see --help"},
+      {with_required({"--count"}), "--count needs a value; see --help"},
+      {with_required({"--http"}), "--http needs a value; see --help"},
+      {with_required({"--http", "a:1", "--http", "b:1"}), "--http is given twice; give it once"},
+      {with_required({"--port", "http"}),
+       "--port http: is no port; write a number from 1 to 65535"},
+      {with_required({"--port", "65536"}),
+       "--port 65536: is no port; write a number from 1 to 65535"},
+      {{"--intercept", "10.0.0.7"},
+       "--intercept 10.0.0.7: is no host and port; write it like 10.0.0.7:80 or [::1]:80"},
+      {with_required({"--idle-timeout", "60"}),
+       "--idle-timeout 60: is no duration; write it like 500ms, 60s, 5m or 2h"},
+      {with_required({"--memory-limit", "64MB"}),
+       "--memory-limit 64MB: is no size; write it like 64Mi, 64M or a number of bytes"},
+      {with_required({"--log-format", "xml"}), "--log-format xml: choose one of text|json"},
+      {with_required({"--log-level", "loud"}),
+       "--log-level loud: choose one of trace|debug|info|warning|error"},
+      {with_required({"--count", "many"}),
+       "--count many is not a value it takes; see --help"},
+      {with_required({"--config", "/nowhere.yaml"}),
+       "--config /nowhere.yaml was not readable (missing?)"},
+      {with_required({"--config", "/"}), "--config / was not readable (missing?)"},
+  };
+  for (const auto& [arguments, message] : cases) {
+    const Parsed parsed = parse(arguments);
+    EXPECT_EQ(parsed.exit_code, 2) << message;
+    EXPECT_EQ(parsed.error, "trafficmirror-sidecar: " + message + "\n");
+    EXPECT_EQ(parsed.out, "");
+  }
+}
+
+TEST(Flags, AMistakeInTheFileNamesFileKeyAndLine) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"port: 80\nfrobnicate: 1\n", " line 2: frobnicate is not known; see --help"},
+      {"--port: 80\n", " line 1: --port is not known; see --help"},
+      {"\n\nport: [80, http]\n",
+       " line 3: port http: is no port; write a number from 1 to 65535"},
+      {"idle-timeout: 60\n",
+       " line 1: idle-timeout 60: is no duration; write it like 500ms, 60s, 5m or 2h"},
+      {"log-level: loud\n",
+       " line 1: log-level loud: choose one of trace|debug|info|warning|error"},
+      {"count: many\n", " line 1: count many is not a value it takes; see --help"},
+      {"count: [1, 2]\n", " line 1: count takes one value, not a list"},
+      {"count:\n", " line 1: count has no value"},
+      {"port: []\n", " line 1: port has no value"},
+      {"port: {a: 1}\n", " line 1: port takes a value, not a map"},
+      {"port: [[80]]\n", " line 1: port takes a list of plain values"},
+      {"count: 1\ncount: 2\n", " line 2: count is there twice"},
+      {"config: other.yaml\n", " line 1: config can only be given as a flag"},
+      {"help: true\n", " line 1: help can only be given as a flag"},
+      {"- port\n", " line 1: this has to be a map of flags to values"},
+      {"port\n", " line 1: this has to be a map of flags to values"},
+      {"port: 80\n  count: [1\n", " line 2: illegal map value"},
+  };
+  for (const auto& [text, message] : cases) {
+    const ConfigFile file(text);
+    const Parsed parsed = parse(required, &file);
+    EXPECT_EQ(parsed.exit_code, 2) << message;
+    EXPECT_EQ(parsed.error,
+              "trafficmirror-sidecar: --config " + file.path() + message + "\n");
+  }
+}
+
+TEST(Flags, HelpTeachesAndComesBeforeMistakes) {
+  const ConfigFile broken("frobnicate: 1\n");
+  const Parsed parsed = parse({"--help"}, &broken);
+  EXPECT_EQ(parsed.exit_code, 0);
+  EXPECT_EQ(parsed.error, "");
+  for (const char* part :
+       {"Usage: trafficmirror-sidecar", "--idle-timeout DURATION", "(default 1m)",
+        "(default 64Mi)", "(default 127.0.0.1:19464)", "(required)", "(may be repeated)",
+        "Watching it:", "--config FILE", "Example:\n  trafficmirror-sidecar --port 8080"})
+    EXPECT_NE(parsed.out.find(part), std::string::npos) << part << " is not in\n" << parsed.out;
+}
+
+TEST(Flags, VersionNamesTheProgram) {
+  const Parsed parsed = parse({"--version"});
+  EXPECT_EQ(parsed.exit_code, 0);
+  EXPECT_EQ(parsed.out.rfind("trafficmirror-sidecar 0.", 0), 0) << parsed.out;
+}
+
+TEST(Duration, IsANumberWithAUnit) {
+  using std::chrono::milliseconds;
+  EXPECT_EQ(parse_duration("500ms"), milliseconds(500));
+  EXPECT_EQ(parse_duration("60s"), milliseconds(60'000));
+  EXPECT_EQ(parse_duration("5m"), milliseconds(300'000));
+  EXPECT_EQ(parse_duration("2h"), milliseconds(7'200'000));
+  for (const char* text : {"", "60", "s", "0s", "-1s", "1.5s", "1 s", "1d", "1s ", "1m30s",
+                           "9223372036854775807h", "99999999999999999999s"})
+    EXPECT_FALSE(parse_duration(text)) << text;
+}
+
+TEST(Size, IsANumberOfBytesWithADecimalOrBinaryUnit) {
+  EXPECT_EQ(parse_size("4096"), 4096);
+  EXPECT_EQ(parse_size("64Mi"), 64ULL << 20);
+  EXPECT_EQ(parse_size("64M"), 64'000'000);
+  EXPECT_EQ(parse_size("1Gi"), 1ULL << 30);
+  EXPECT_EQ(parse_size("8Ki"), 8192);
+  EXPECT_EQ(parse_size("2Ti"), 2ULL << 40);
+  for (const char* text : {"", "0", "Mi", "-1", "1.5Gi", "64MB", "64 Mi", "64mi", "9999999999Gi"})
+    EXPECT_FALSE(parse_size(text)) << text;
+}
+
+}  // namespace
+}  // namespace trafficmirror::program
