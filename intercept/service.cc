@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #include "intercept/descriptor.h"
+#include "program/flags.h"
 #include "program/start_error.h"
 #include "trafficmirror/v1/mirror.grpc.pb.h"
 
@@ -146,7 +147,11 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
   void hello(const v1::Hello& hello) {
     if (id_) return protocol_error("a second hello");
     name_ = hello.name();
-    const std::vector<uint16_t> ports(hello.ports().begin(), hello.ports().end());
+    std::vector<uint16_t> ports;
+    for (const uint32_t port : hello.ports()) {
+      if (port > UINT16_MAX) return protocol_error("a hello with a port over 65535");
+      ports.push_back(static_cast<uint16_t>(port));
+    }
     auto opened = relay_.open(ports, self_);
     if (const auto* denial = std::get_if<Denial>(&opened)) {
       spdlog::info("the stream of {} ({}) is not accepted: {}", name_, peer_, denial->reason);
@@ -253,16 +258,10 @@ std::shared_ptr<grpc::ServerCredentials> credentials() {
   return grpc::InsecureServerCredentials();
 }
 
-std::string to_text(const net::HostPort& address) {
-  const bool ipv6 = address.host.find(':') != std::string::npos;
-  return (ipv6 ? "[" + address.host + "]" : address.host) + ":" +
-         std::to_string(address.port.number);
-}
-
 // gRPC does not say why it could not listen, so it is tried beforehand.
 void require_bindable(const net::HostPort& listen) {
   const auto fail = [&](const std::string& reason) {
-    throw program::StartError("--listen " + to_text(listen) + " " + reason);
+    throw program::StartError("--listen " + program::to_text(listen) + " " + reason);
   };
   addrinfo hints{};
   hints.ai_flags = AI_PASSIVE;
@@ -290,7 +289,7 @@ class Service::Implementation final : public v1::Mirror::CallbackService {
       : relay_(relay), counters_(counters) {
     require_bindable(listen);
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(to_text(listen), credentials(), &port_);
+    builder.AddListeningPort(program::to_text(listen), credentials(), &port_);
     builder.RegisterService(this);
     // Or a second intercept could listen on the same port and take half of the streams.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -302,7 +301,7 @@ class Service::Implementation final : public v1::Mirror::CallbackService {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
     server_ = builder.BuildAndStart();
     if (!server_ || port_ == 0)
-      throw program::StartError("--listen " + to_text(listen) + " can't be listened on");
+      throw program::StartError("--listen " + program::to_text(listen) + " can't be listened on");
   }
 
   ~Implementation() override {
