@@ -1,0 +1,69 @@
+// What the intercept counts. Every packet that is not injected or not passed on is in one of these.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace trafficmirror::intercept {
+
+// Why a packet of a stream was not injected.
+enum class Refusal : uint8_t {
+  malformed,   // not a whole TCP packet; what follows it in its batch can't be found and goes too
+  ip_options,  // IPv4 options or IPv6 extension headers, which could lead it elsewhere
+  source,      // a source that is not in the stream's lease
+  target,      // a destination that is none of the stream's targets
+  draining,    // the intercept is about to end
+};
+inline constexpr std::array<const char*, 5> refusal_names = {"malformed", "ip_options", "source",
+                                                             "target", "draining"};
+
+// Why the kernel did not take a packet.
+enum class InjectError : uint8_t {
+  queue_full,
+  not_permitted,
+  unreachable,
+  too_long,
+  no_interface,
+  other
+};
+inline constexpr std::array<const char*, 6> inject_error_names = {
+    "queue_full", "not_permitted", "unreachable", "too_long", "no_interface", "other"};
+
+// Why a session of the shadow's was reset.
+enum class ResetReason : uint8_t {
+  stream_ended,  // its stream ended before it did
+  drained,       // the intercept ends
+  unknown_port,  // nothing here knows it: a leftover of an earlier run
+};
+inline constexpr std::array<const char*, 3> reset_reason_names = {"stream_ended", "drained",
+                                                                  "unknown_port"};
+
+using Counter = std::atomic<uint64_t>;
+
+template <size_t size>
+using CounterByReason = std::array<Counter, size>;
+
+inline void add(Counter& counter, uint64_t count = 1) {
+  counter.fetch_add(count, std::memory_order_relaxed);
+}
+template <size_t size, typename Reason>
+void add(CounterByReason<size>& counters, Reason reason, uint64_t count = 1) {
+  add(counters[static_cast<size_t>(reason)], count);
+}
+
+// Written by any thread, read by any.
+struct Counters {
+  Counter injected_packets{0};
+  Counter injected_bytes{0};
+  CounterByReason<inject_error_names.size()> inject_errors{};
+  CounterByReason<refusal_names.size()> refused_packets{};
+  Counter tap_packets{0};
+  Counter tap_drops{0};     // the kernel found the ring full
+  Counter tap_foreign{0};   // no TCP header of a connection of ours, or one that is not whole
+  Counter header_drops{0};  // the stream did not take them in time
+  CounterByReason<reset_reason_names.size()> sessions_reset{};
+};
+
+}  // namespace trafficmirror::intercept

@@ -1,0 +1,174 @@
+#include "intercept/inject.h"
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include <linux/filter.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include "intercept/batch.h"
+#include "intercept/socket_address.h"
+#include "program/start_error.h"
+
+namespace trafficmirror::intercept {
+namespace {
+
+constexpr int send_buffer_bytes = 8 << 20;
+constexpr size_t packets_a_call = 128;
+
+InjectError classify(int error) {
+  switch (error) {
+    case EAGAIN:
+    case ENOBUFS:
+    case ENOMEM:
+      return InjectError::queue_full;
+    case EPERM:
+    case EACCES:
+      return InjectError::not_permitted;
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case EADDRNOTAVAIL:
+      return InjectError::unreachable;
+    case EMSGSIZE:
+      return InjectError::too_long;
+    case ENODEV:
+    case ENXIO:
+    case ENETDOWN:
+      return InjectError::no_interface;
+    default:
+      return InjectError::other;
+  }
+}
+
+net::Family family_of(char first_byte) {
+  return static_cast<uint8_t>(first_byte) >> 4 == 4 ? net::Family::ipv4 : net::Family::ipv6;
+}
+
+// Where a packet goes, out of its own header. The port of a raw socket's address is 0.
+void set_destination(sockaddr_in& to, const char* packet, unsigned /*scope*/) {
+  to.sin_family = AF_INET;
+  std::memcpy(&to.sin_addr, packet + 16, 4);
+}
+void set_destination(sockaddr_in6& to, const char* packet, unsigned scope) {
+  to.sin6_family = AF_INET6;
+  std::memcpy(&to.sin6_addr, packet + 24, 16);
+  if (IN6_IS_ADDR_LINKLOCAL(&to.sin6_addr)) to.sin6_scope_id = scope;
+}
+
+}  // namespace
+
+Injector::Injector(std::string interface, Counters& counters)
+    : interface_(std::move(interface)), counters_(counters) {
+  const std::array<int, 2> families = {AF_INET, AF_INET6};
+  for (size_t i = 0; i < families.size(); ++i) {
+    sockets_[i] = Descriptor(open(families[i]));
+    if (!sockets_[i] && !(families[i] == AF_INET6 && errno == EAFNOSUPPORT))
+      throw program::StartError(std::string("no raw socket can be opened: ") +
+                                std::strerror(errno));
+  }
+  rebind();
+}
+
+// The protocol is TCP, not IPPROTO_RAW: the kernel hands an ICMP error to a raw socket of the
+// packet's protocol only, and what it does with "too big" there is to remember the path MTU, which
+// look_up_path then sees. As such a socket also gets a copy of every TCP packet that comes in, a
+// filter refuses them all.
+int Injector::open(int family) {
+  const int socket = ::socket(family, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
+  if (socket < 0) return socket;
+  sock_filter refuse_all = BPF_STMT(BPF_RET | BPF_K, 0);
+  const sock_fprog filter = {1, &refuse_all};
+  const int on = 1;
+  const bool ipv4 = family == AF_INET;
+  if (::setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) != 0 ||
+      ::setsockopt(socket, ipv4 ? IPPROTO_IP : IPPROTO_IPV6, ipv4 ? IP_HDRINCL : IPV6_HDRINCL, &on,
+                   sizeof on) != 0)
+    throw program::StartError(std::string("a raw socket can't be set up: ") +
+                              std::strerror(errno));
+  // A failure leaves the system's own size, which only makes queue_full likelier.
+  if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &send_buffer_bytes,
+                   sizeof send_buffer_bytes) != 0)
+    ::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes);
+  return socket;
+}
+
+void Injector::rebind() {
+  interface_index_ = ::if_nametoindex(interface_.c_str());
+  for (const Descriptor& socket : sockets_) {
+    if (socket && ::setsockopt(socket.get(), SOL_SOCKET, SO_BINDTODEVICE, interface_.c_str(),
+                               static_cast<socklen_t>(interface_.size())) != 0)
+      failed(errno, 0);
+  }
+}
+
+void Injector::send(std::string_view packets) {
+  while (!packets.empty()) {
+    if (family_of(packets[0]) == net::Family::ipv4)
+      send_family<sockaddr_in>(packets);
+    else
+      send_family<sockaddr_in6>(packets);
+  }
+}
+
+// Sends as many packets of one family as there are at the front, up to a call's worth, and takes
+// them off.
+template <typename Address>
+void Injector::send_family(std::string_view& packets) {
+  std::array<mmsghdr, packets_a_call> messages;
+  std::array<iovec, packets_a_call> parts;
+  std::array<Address, packets_a_call> addresses;
+  const net::Family family = family_of(packets[0]);
+  const unsigned scope = interface_index_.load(std::memory_order_relaxed);
+  size_t count = 0;
+  while (count < packets_a_call && !packets.empty() && family_of(packets[0]) == family) {
+    const auto length =
+        first_packet_length({reinterpret_cast<const uint8_t*>(packets.data()), packets.size()});
+    if (!length) {
+      failed(EINVAL, 1);
+      packets = {};
+      break;
+    }
+    addresses[count] = {};
+    set_destination(addresses[count], packets.data(), scope);
+    parts[count] = {const_cast<char*>(packets.data()), *length};
+    messages[count] = {};
+    messages[count].msg_hdr.msg_name = &addresses[count];
+    messages[count].msg_hdr.msg_namelen = sizeof(Address);
+    messages[count].msg_hdr.msg_iov = &parts[count];
+    messages[count].msg_hdr.msg_iovlen = 1;
+    packets.remove_prefix(*length);
+    ++count;
+  }
+
+  const int socket = sockets_[static_cast<size_t>(family)].get();
+  size_t sent_bytes = 0, sent_packets = 0;
+  for (size_t next = 0; next < count;) {
+    const int sent = ::sendmmsg(socket, &messages[next], static_cast<unsigned>(count - next), 0);
+    if (sent > 0) {
+      for (const size_t end = next + sent; next < end; ++next) sent_bytes += parts[next].iov_len;
+      sent_packets += sent;
+    } else if (errno == EAGAIN) {
+      failed(errno, count - next);  // the others would find the buffer as full
+      break;
+    } else if (errno != EINTR) {
+      failed(errno, 1);
+      ++next;
+    }
+  }
+  add(counters_.injected_packets, sent_packets);
+  add(counters_.injected_bytes, sent_bytes);
+}
+
+void Injector::failed(int error, size_t packets) {
+  add(counters_.inject_errors, classify(error), packets);
+  const std::lock_guard lock(log_mutex_);
+  if (const auto held_back = log_limit_.allow(program::LogLimit::Clock::now()))
+    spdlog::warn("sending towards the shadow out of {} failed: {}{}", interface_,
+                 std::strerror(error), *held_back);
+}
+
+}  // namespace trafficmirror::intercept

@@ -1,0 +1,253 @@
+#include "intercept/intercept.h"
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <variant>
+
+#include <linux/capability.h>
+#include <net/if.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+
+#include "intercept/counters.h"
+#include "intercept/inject.h"
+#include "intercept/kernel_state.h"
+#include "intercept/path.h"
+#include "intercept/relay.h"
+#include "intercept/service.h"
+#include "intercept/tap.h"
+#include "program/log.h"
+#include "program/metrics.h"
+#include "program/start_error.h"
+
+namespace trafficmirror::intercept {
+namespace {
+
+using Clock = Relay::Clock;
+
+constexpr std::chrono::milliseconds turn{100};
+constexpr std::chrono::seconds path_interval{1};
+constexpr std::chrono::seconds kernel_state_interval{2};
+// How long the sidecars have to end their streams after a Drain.
+constexpr std::chrono::seconds drain_time{1};
+
+std::string interface_names() {
+  std::string names;
+  if (struct if_nameindex* all = ::if_nameindex()) {
+    for (const auto* each = all; each->if_index != 0; ++each)
+      names += (names.empty() ? "" : ", ") + std::string(each->if_name);
+    ::if_freenameindex(all);
+  }
+  return names;
+}
+
+// Checks what would otherwise fail later with words that don't help.
+void require_startable(const Options& options) {
+  program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
+                              "it is needed to send the sidecars' packets and to see the replies");
+  program::require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN",
+                              "it is needed to keep the kernel from answering the replies itself");
+  if (::if_nametoindex(options.interface.c_str()) == 0 ||
+      options.interface.find_first_of("\"\\*") != std::string::npos)
+    throw program::StartError("--interface " + options.interface +
+                              " does not exist; there are " + interface_names());
+  if (options.source_ports.contains(options.listen.port.number))
+    throw program::StartError("the port of --listen is one of --source-ports: choose another");
+}
+
+// A metric with one sample for each reason.
+template <size_t size>
+prometheus::MetricFamily by_reason(std::string name, std::string help,
+                                   const CounterByReason<size>& counters,
+                                   const std::array<const char*, size>& reasons) {
+  std::vector<program::Sample> samples;
+  for (size_t i = 0; i < size; ++i)
+    samples.push_back({counters[i].load(std::memory_order_relaxed), {{"reason", reasons[i]}}});
+  return program::counter(std::move(name), std::move(help), std::move(samples));
+}
+
+}  // namespace
+
+class Intercept::Implementation {
+ public:
+  explicit Implementation(Options options)
+      : options_((require_startable(options), std::move(options))),
+        interface_index_(::if_nametoindex(options_.interface.c_str())),
+        relay_(options_.source_ports, options_.targets, std::random_device()(),
+               [this](std::string_view packets) { injector_.send(packets); }, counters_),
+        injector_(options_.interface, counters_),
+        tap_(options_.interface, options_.source_ports, counters_) {
+    look_up_paths();
+    kernel_state_ = std::make_unique<KernelState>(KernelState::Wanted{
+        options_.interface, options_.source_ports, relay_.own_addresses()});
+    service_ = std::make_unique<Service>(options_.listen, relay_, counters_);
+    tap_thread_ = std::thread([this] {
+      tap_.run([this](std::span<const Tap::Headers> packets) { relay_.headers(packets); });
+    });
+  }
+
+  ~Implementation() {
+    service_.reset();
+    tap_.stop();
+    tap_thread_.join();
+  }
+
+  void run(int stop_descriptor) {
+    pollfd stop{stop_descriptor, POLLIN, 0};
+    do {
+      keep_house(Clock::now());
+    } while (::poll(&stop, 1, static_cast<int>(turn.count())) <= 0);
+
+    spdlog::info("ending: every session of the shadow's is reset");
+    relay_.drain();
+    if (!relay_.wait_for_streams_to_end(drain_time))
+      spdlog::info("not every sidecar ended its stream; they are cut");
+  }
+
+  net::Port port() const { return service_->port(); }
+  std::optional<std::string> not_ready() const { return relay_.not_ready(); }
+  std::vector<prometheus::MetricFamily> metrics() const;
+
+ private:
+  void keep_house(Clock::time_point now) {
+    if (now >= next_path_look_) {
+      next_path_look_ = now + path_interval;
+      follow_interface();
+      if (look_up_paths()) hold_kernel_state();
+      tap_.read_statistics();
+    }
+    if (now >= next_kernel_look_) {
+      next_kernel_look_ = now + kernel_state_interval;
+      hold_kernel_state();
+    }
+    relay_.prove(now);
+  }
+
+  // An interface that was made anew has another index under the same name.
+  void follow_interface() {
+    const unsigned index = ::if_nametoindex(options_.interface.c_str());
+    if (index == interface_index_) return;
+    if (index == 0) {
+      spdlog::warn("interface {} is gone; waiting for it to come back", options_.interface);
+    } else {
+      if (!tap_.rebind()) return;  // gone again: the next look says so
+      injector_.rebind();
+      spdlog::info("interface {} is there again", options_.interface);
+      relay_.prove_again();
+    }
+    interface_index_ = index;
+  }
+
+  bool look_up_paths() {
+    std::vector<std::variant<Path, std::string>> paths;
+    for (const net::Endpoint& endpoint : relay_.endpoints())
+      paths.push_back(look_up_path(options_.interface, endpoint));
+    return relay_.set_paths(paths);
+  }
+
+  void hold_kernel_state() {
+    const bool addresses_set = kernel_state_->set_own_addresses(relay_.own_addresses());
+    const auto held = addresses_set ? kernel_state_->hold() : KernelState::Held::failed;
+    switch (held) {
+      case KernelState::Held::intact:
+        break;
+      case KernelState::Held::put_back:
+        spdlog::warn(
+            "the nftables table inet trafficmirror was removed or changed by somebody: it is put "
+            "back; sessions that were answered meanwhile are lost");
+        relay_.prove_again();
+        break;
+      case KernelState::Held::failed:
+        if (const auto held_back = kernel_state_log_.allow(Clock::now()))
+          spdlog::error("the nftables table inet trafficmirror is gone and can't be put back: {}{}",
+                        kernel_state_->error(), *held_back);
+        relay_.prove_again();
+        break;
+    }
+    relay_.set_obstacle(held == KernelState::Held::failed
+                            ? std::optional("the kernel's rules that keep it from answering the "
+                                            "shadow can't be put in place: " +
+                                            kernel_state_->error())
+                            : std::nullopt);
+  }
+
+  const Options options_;
+  Counters counters_;
+  unsigned interface_index_;
+  Relay relay_;
+  Injector injector_;
+  Tap tap_;
+  std::unique_ptr<KernelState> kernel_state_;
+  std::unique_ptr<Service> service_;
+  std::thread tap_thread_;
+  program::LogLimit kernel_state_log_;
+  Clock::time_point next_path_look_;
+  Clock::time_point next_kernel_look_;
+};
+
+std::vector<prometheus::MetricFamily> Intercept::Implementation::metrics() const {
+  using program::counter;
+  using program::gauge;
+  const auto value = [](const Counter& of) { return of.load(std::memory_order_relaxed); };
+  const Relay::Statistics relay = relay_.statistics();
+  std::vector<program::Sample> proven;
+  for (const auto& [target, is_proven] : relay.proven)
+    proven.push_back({is_proven, {{"target", target.to_string()}}});
+  return {
+      gauge("trafficmirror_streams_active", "Sidecars' streams.", relay.streams),
+      gauge("trafficmirror_source_ports", "Source ports by state.",
+            {{relay.free_ports, {{"state", "free"}}}, {relay.leased_ports, {{"state", "leased"}}}}),
+      gauge("trafficmirror_reply_path_proven",
+            "1 where a handshake of the intercept's own has shown that the target's replies come "
+            "back here.",
+            std::move(proven)),
+      counter("trafficmirror_injected_packets_total", "Packets sent towards the shadow.",
+              value(counters_.injected_packets)),
+      counter("trafficmirror_injected_bytes_total", "Bytes of these packets, headers included.",
+              value(counters_.injected_bytes)),
+      by_reason("trafficmirror_inject_errors_total", "Packets that the kernel did not send.",
+                counters_.inject_errors, inject_error_names),
+      by_reason("trafficmirror_refused_packets_total",
+                "Packets of a sidecar's that its lease does not allow.", counters_.refused_packets,
+                refusal_names),
+      counter("trafficmirror_tap_packets_total", "Packets seen for the source ports.",
+              value(counters_.tap_packets)),
+      counter("trafficmirror_tap_drops_total", "Packets that the tap was too slow for.",
+              value(counters_.tap_drops)),
+      counter("trafficmirror_tap_foreign_total",
+              "Packets seen for the source ports that are none of a shadow's.",
+              value(counters_.tap_foreign)),
+      counter("trafficmirror_header_drops_total",
+              "Headers that a sidecar's stream did not take in time.",
+              value(counters_.header_drops)),
+      by_reason("trafficmirror_sessions_reset_total",
+                "Sessions at the shadow that the intercept reset.", counters_.sessions_reset,
+                reset_reason_names),
+  };
+}
+
+Intercept::Intercept(Options options)
+    : implementation_(std::make_unique<Implementation>(std::move(options))) {}
+
+Intercept::~Intercept() = default;
+
+void Intercept::run(int stop_descriptor) {
+  implementation_->run(stop_descriptor);
+}
+
+net::Port Intercept::port() const {
+  return implementation_->port();
+}
+
+std::optional<std::string> Intercept::not_ready() const {
+  return implementation_->not_ready();
+}
+
+std::vector<prometheus::MetricFamily> Intercept::metrics() const {
+  return implementation_->metrics();
+}
+
+}  // namespace trafficmirror::intercept

@@ -1,0 +1,155 @@
+#include "intercept/lease.h"
+
+#include <algorithm>
+
+namespace trafficmirror::intercept {
+
+LeaseBook::LeaseBook(PortRange ports, std::vector<Target> targets)
+    : ports_(ports), targets_(std::move(targets)) {
+  const uint32_t blocks = (ports.size() + block_size - 1) / block_size;
+  owner_of_block_.assign(blocks, no_stream);
+  for (uint32_t block = 0; block < blocks; ++block)
+    free_blocks_.push_back(static_cast<uint16_t>(block));
+  for (auto& of_family : connections_) of_family.resize(ports.size());
+}
+
+void LeaseBook::set_own_address(net::Family family, net::IpAddress address) {
+  own_addresses_[static_cast<size_t>(family)] = address;
+}
+
+std::optional<net::IpAddress> LeaseBook::own_address(net::Family family) const {
+  return own_addresses_[static_cast<size_t>(family)];
+}
+
+PortRange LeaseBook::block_range(uint16_t block) const {
+  const uint32_t first = ports_.first + block * block_size;
+  return {static_cast<uint16_t>(first),
+          static_cast<uint16_t>(std::min<uint32_t>(first + block_size - 1, ports_.last))};
+}
+
+uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
+  uint32_t added = 0;
+  for (; count > 0 && !free_blocks_.empty(); --count) {
+    const uint16_t block = free_blocks_.front();
+    free_blocks_.pop_front();
+    owner_of_block_[block] = stream;
+    streams_[stream].blocks.push_back(block);
+    added += block_range(block).size();
+  }
+  return added;
+}
+
+std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_ports) {
+  if (free_blocks_.empty()) return std::nullopt;
+  auto slot = std::find_if(streams_.begin(), streams_.end(),
+                           [](const Stream& stream) { return !stream.active; });
+  if (slot == streams_.end()) slot = streams_.emplace(slot);
+  slot->active = true;
+  for (uint16_t i = 0; i < targets_.size(); ++i)
+    if (std::find(production_ports.begin(), production_ports.end(), targets_[i].production_port) !=
+        production_ports.end())
+      slot->targets.push_back(i);
+  const auto stream = static_cast<StreamId>(slot - streams_.begin());
+  take_blocks(stream, blocks_at_first);
+  return stream;
+}
+
+uint32_t LeaseBook::extend(StreamId stream) {
+  return take_blocks(stream, streams_[stream].blocks.size());
+}
+
+std::vector<PortRange> LeaseBook::ports(StreamId stream) const {
+  std::vector<PortRange> ranges;
+  for (const uint16_t block : streams_[stream].blocks) {
+    const PortRange range = block_range(block);
+    if (!ranges.empty() && ranges.back().last + 1U == range.first)
+      ranges.back().last = range.last;
+    else
+      ranges.push_back(range);
+  }
+  return ranges;
+}
+
+uint32_t LeaseBook::reset_sessions(StreamId stream, std::string& resets) {
+  uint32_t sessions = 0;
+  for (const uint16_t block : streams_[stream].blocks) {
+    const PortRange range = block_range(block);
+    for (const net::Family family : {net::Family::ipv4, net::Family::ipv6}) {
+      for (uint32_t port = range.first; port <= range.last; ++port) {
+        Connection& connection = connections(family)[port - ports_.first];
+        if (connection.open()) {
+          const net::Endpoint source{*own_address(family),
+                                     net::Port{static_cast<uint16_t>(port)}};
+          for (const net::SequenceNumber sequence : connection.reset_sequences())
+            append_reset(resets, source, targets_[connection.target()].endpoint, sequence);
+          ++sessions;
+        }
+        connection = Connection();
+      }
+    }
+  }
+  return sessions;
+}
+
+uint32_t LeaseBook::close(StreamId stream, std::string& resets) {
+  const uint32_t sessions = reset_sessions(stream, resets);
+  for (const uint16_t block : streams_[stream].blocks) {
+    owner_of_block_[block] = no_stream;
+    free_blocks_.push_back(block);
+  }
+  streams_[stream] = Stream();
+  return sessions;
+}
+
+std::optional<uint16_t> LeaseBook::find_target(const Stream& stream,
+                                               const net::Endpoint& endpoint) const {
+  for (const uint16_t target : stream.targets)
+    if (targets_[target].endpoint == endpoint) return target;
+  return std::nullopt;
+}
+
+std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packet) {
+  const net::Family family = packet.source.address.family();
+  if (packet.ip_header_length != net::ip_header_length(family)) return Refusal::ip_options;
+  const uint16_t port = packet.source.port.number;
+  if (!ports_.contains(port)) return Refusal::source;
+  const uint32_t index = port - ports_.first;
+  if (owner_of_block_[index / block_size] != stream ||
+      own_address(family) != packet.source.address)
+    return Refusal::source;
+
+  Connection& connection = connections(family)[index];
+  if (connection.known() && targets_[connection.target()].endpoint == packet.destination) {
+    connection.sent(connection.target(), packet);
+    return std::nullopt;
+  }
+  const auto target = find_target(streams_[stream], packet.destination);
+  if (!target) return Refusal::target;
+  connection.sent(*target, packet);
+  return std::nullopt;
+}
+
+LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
+  const net::Family family = packet.destination.address.family();
+  const uint16_t port = packet.destination.port.number;
+  if (!ports_.contains(port) || own_address(family) != packet.destination.address)
+    return {Arrival::foreign};
+  const uint32_t index = port - ports_.first;
+  Connection& connection = connections(family)[index];
+  if (!connection.known() || targets_[connection.target()].endpoint != packet.source)
+    return {Arrival::closed_port};
+  connection.received(packet);
+  return {Arrival::session, owner_of_block_[index / block_size]};
+}
+
+uint32_t LeaseBook::free_ports() const {
+  uint32_t ports = 0;
+  for (const uint16_t block : free_blocks_) ports += block_range(block).size();
+  return ports;
+}
+
+uint32_t LeaseBook::leased_ports() const {
+  return ports_.size() - free_ports();
+}
+
+}  // namespace trafficmirror::intercept

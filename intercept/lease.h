@@ -1,0 +1,111 @@
+// Who may use which source port, and what is open on each. No I/O and no locks: the relay holds
+// one of these behind its own.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "intercept/connection.h"
+#include "intercept/counters.h"
+#include "net/address.h"
+#include "net/packet.h"
+
+namespace trafficmirror::intercept {
+
+struct PortRange {
+  uint16_t first = 0;
+  uint16_t last = 0;  // inclusive
+
+  bool contains(uint16_t port) const { return first <= port && port <= last; }
+  uint32_t size() const { return last - first + 1U; }
+  bool operator==(const PortRange&) const = default;
+};
+
+// A production port and a shadow endpoint that its sessions go to.
+struct Target {
+  uint16_t production_port = 0;
+  net::Endpoint endpoint;
+
+  bool operator==(const Target&) const = default;
+};
+
+// Number of a stream, used again after it is closed.
+using StreamId = uint16_t;
+
+// Source ports are leased in blocks. A block given back goes to the end of the queue, so that a
+// port rests as long as there are others before another sidecar uses it.
+//
+// On one port and family there is one connection at a time: a SYN to another target takes the place
+// of the connection before.
+class LeaseBook {
+ public:
+  static constexpr uint32_t block_size = 256;
+  static constexpr size_t blocks_at_first = 4;
+
+  LeaseBook(PortRange ports, std::vector<Target> targets);
+
+  // The source address of a family; without one, every packet of that family is refused.
+  void set_own_address(net::Family family, net::IpAddress address);
+  std::optional<net::IpAddress> own_address(net::Family family) const;
+
+  // A new stream that may send to the targets of `production_ports`. It gets fewer ports where
+  // there are no more; nothing where there are none at all.
+  std::optional<StreamId> open(std::span<const uint16_t> production_ports);
+  // Doubles the stream's ports, as far as there are any. Returns how many it added.
+  uint32_t extend(StreamId stream);
+  std::vector<PortRange> ports(StreamId stream) const;
+  // Gives the stream's ports back. Appends the RSTs that end its open sessions; returns how many
+  // sessions that were.
+  uint32_t close(StreamId stream, std::string& resets);
+  // The same for the sessions alone; the ports stay leased.
+  uint32_t reset_sessions(StreamId stream, std::string& resets);
+
+  // Checks a packet of the stream's, and notes it in its connection when there is nothing against
+  // it. The caller has made sure that it is whole.
+  std::optional<Refusal> send(StreamId stream, const net::Packet& packet);
+
+  enum class Arrival : uint8_t {
+    foreign,      // not for a leasable port of ours
+    closed_port,  // for a port on which nobody has this connection
+    session,
+  };
+  struct Arrived {
+    Arrival what = Arrival::foreign;
+    StreamId stream = 0;  // of a session
+  };
+  // A packet from the shadow; noted in its connection.
+  Arrived arrive(const net::Packet& packet);
+
+  uint32_t free_ports() const;
+  uint32_t leased_ports() const;
+
+ private:
+  struct Stream {
+    std::vector<uint16_t> targets;
+    std::vector<uint16_t> blocks;
+    bool active = false;
+  };
+  static constexpr uint16_t no_stream = 0xffff;
+
+  uint32_t take_blocks(StreamId stream, size_t count);
+  PortRange block_range(uint16_t block) const;
+  std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint) const;
+  std::vector<Connection>& connections(net::Family family) {
+    return connections_[static_cast<size_t>(family)];
+  }
+
+  PortRange ports_;
+  std::vector<Target> targets_;
+  std::array<std::optional<net::IpAddress>, 2> own_addresses_;
+  std::deque<uint16_t> free_blocks_;
+  std::vector<StreamId> owner_of_block_;
+  std::array<std::vector<Connection>, 2> connections_;  // by family, then by port
+  std::vector<Stream> streams_;
+};
+
+}  // namespace trafficmirror::intercept

@@ -1,0 +1,85 @@
+#include <optional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+#include <grpc/support/log.h>
+#include <spdlog/spdlog.h>
+
+#include "intercept/intercept.h"
+#include "intercept/options.h"
+#include "program/flags.h"
+#include "program/http.h"
+#include "program/log.h"
+#include "program/start_error.h"
+#include "program/stop_signal.h"
+
+namespace trafficmirror::intercept {
+namespace {
+
+constexpr const char* program_name = "trafficmirror-intercept";
+
+// gRPC writes to stderr in a form of its own what is, at most, of use to somebody who debugs it.
+void log_of_grpc(gpr_log_func_args* arguments) {
+  spdlog::debug("grpc: {}", arguments->message);
+}
+
+int run(int argc, const char* const* argv) {
+  const program::StopSignal stop;
+  Options options;
+  program::CommonOptions common;
+  common.http = {"0.0.0.0", {9464}};
+
+  CLI::App app(
+      "Receives the packets of sidecars, sends them to the shadow as a client of its network, and\n"
+      "hands the headers of the shadow's replies back.",
+      program_name);
+  program::add_host_port(app, "--listen", options.listen, "where sidecars connect to (gRPC)");
+  app.add_option("--interface", options.interface, "interface towards the shadow")
+      ->required()
+      ->type_name("NAME");
+  program::add_repeated_text(
+      app, "--target", "PORT=HOST:PORT",
+      "production port = shadow endpoint; may be repeated, and several for one PORT share its "
+      "sessions",
+      [&](const std::string& text) { return accept_target(text, options.targets); })
+      ->required();
+  program::add_text(app, "--client-address", "MODE", "masquerade",
+                    "the client address that the shadow sees: masquerade is the intercept's own",
+                    accept_client_address);
+  program::add_text(app, "--source-ports", "FIRST-LAST", "10000-32767",
+                    "ports of that address that the sessions come from; outside of the kernel's "
+                    "net.ipv4.ip_local_port_range",
+                    [&](const std::string& text) {
+                      return accept_source_ports(text, options.source_ports);
+                    });
+  program::add_common_flags(app, common);
+  app.footer(
+      "Example:\n"
+      "  trafficmirror-intercept --interface eth0 --target 80=10.0.0.5:8080\n\n"
+      "It needs CAP_NET_RAW and CAP_NET_ADMIN. /readyz of --http says whether the shadow's replies "
+      "come back.");
+  if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
+  if (options.source_ports.contains(common.http.port.number))
+    throw program::StartError("the port of --http is one of --source-ports: choose another");
+  program::set_up_logging(common, program_name);
+  ::gpr_set_log_function(log_of_grpc);
+
+  Intercept intercept(options);
+  {
+    const program::HttpServer http(common.http, {[&] { return intercept.not_ready(); },
+                                                 [&] { return intercept.metrics(); }});
+    spdlog::info("listening on {}; targets out of {}: {}", program::to_text(options.listen),
+                 options.interface, options.targets.size());
+    intercept.run(stop.descriptor());
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace trafficmirror::intercept
+
+int main(int argc, char** argv) {
+  return trafficmirror::program::run_program(trafficmirror::intercept::program_name, [&] {
+    return trafficmirror::intercept::run(argc, argv);
+  });
+}

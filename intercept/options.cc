@@ -1,0 +1,76 @@
+#include "intercept/options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <memory>
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+namespace trafficmirror::intercept {
+namespace {
+
+std::optional<uint16_t> parse_port(std::string_view text) {
+  uint16_t port = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
+  if (error != std::errc() || end != text.data() + text.size() || port == 0) return std::nullopt;
+  return port;
+}
+
+std::optional<net::IpAddress> address_of(const addrinfo& entry) {
+  const auto* bytes =
+      entry.ai_family == AF_INET
+          ? reinterpret_cast<const uint8_t*>(
+                &reinterpret_cast<const sockaddr_in*>(entry.ai_addr)->sin_addr)
+          : reinterpret_cast<const uint8_t*>(
+                &reinterpret_cast<const sockaddr_in6*>(entry.ai_addr)->sin6_addr);
+  return net::IpAddress::from_bytes({bytes, entry.ai_family == AF_INET ? 4U : 16U});
+}
+
+}  // namespace
+
+std::optional<std::string> accept_target(const std::string& text, std::vector<Target>& targets) {
+  const size_t equals = text.find('=');
+  const auto port = equals == std::string::npos ? std::nullopt
+                                                : parse_port(std::string_view(text).substr(0, equals));
+  const auto to = equals == std::string::npos
+                      ? std::nullopt
+                      : net::HostPort::parse(std::string_view(text).substr(equals + 1));
+  if (!port || !to) return "write it as PORT=HOST:PORT, such as 80=10.0.0.5:8080";
+
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = ::getaddrinfo(to->host.c_str(), nullptr, &hints, &found);
+  if (error != 0) return to->host + " can't be resolved: " + ::gai_strerror(error);
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, ::freeaddrinfo);
+  const auto address = address_of(*found);
+  if (!address) return to->host + " has no IP address";
+  const Target target{*port, {*address, to->port}};
+  if (std::find(targets.begin(), targets.end(), target) != targets.end())
+    return "the same target is there twice";
+  targets.push_back(target);
+  return std::nullopt;
+}
+
+std::optional<std::string> accept_source_ports(const std::string& text, PortRange& ports) {
+  const size_t dash = text.find('-');
+  const auto first = parse_port(std::string_view(text).substr(0, dash));
+  const auto last = dash == std::string::npos
+                        ? std::nullopt
+                        : parse_port(std::string_view(text).substr(dash + 1));
+  if (!first || !last) return "write it as FIRST-LAST, such as 10000-32767";
+  if (*first < 1024) return "ports below 1024 are those of services: begin at 1024 or above";
+  if (*last <= *first) return "LAST has to be above FIRST";
+  ports = {*first, *last};
+  return std::nullopt;
+}
+
+std::optional<std::string> accept_client_address(const std::string& text) {
+  if (text == "masquerade") return std::nullopt;
+  return "there is no such mode; there is masquerade (the shadow sees the intercept's address)";
+}
+
+}  // namespace trafficmirror::intercept

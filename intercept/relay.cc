@@ -1,0 +1,383 @@
+#include "intercept/relay.h"
+
+#include <algorithm>
+#include <set>
+
+#include <spdlog/fmt/ranges.h>
+#include <spdlog/spdlog.h>
+
+#include "intercept/batch.h"
+
+namespace trafficmirror::intercept {
+namespace {
+
+// A flood of packets for unknown ports must not keep the tap from the sessions that live.
+constexpr size_t max_closed_port_answers = 256;
+
+PortRange without_first(PortRange ports) {
+  return {static_cast<uint16_t>(ports.first + 1), ports.last};
+}
+
+}  // namespace
+
+Relay::Relay(PortRange source_ports, std::vector<Target> targets, uint32_t seed, Send send,
+             Counters& counters)
+    : targets_(std::move(targets)),
+      proof_port_(source_ports.first),
+      send_(std::move(send)),
+      counters_(counters),
+      book_(without_first(source_ports), targets_) {
+  for (const Target& target : targets_) {
+    const auto known =
+        std::find_if(proofs_.begin(), proofs_.end(), [&](const PathProof& proof) {
+          return proof.target() == target.endpoint;
+        });
+    proof_of_target_.push_back(static_cast<uint16_t>(known - proofs_.begin()));
+    if (known == proofs_.end()) proofs_.emplace_back(target.endpoint, proof_port_, seed);
+  }
+}
+
+const PathProof& Relay::proof_of(const Target& target) const {
+  return proofs_[proof_of_target_[&target - targets_.data()]];
+}
+
+std::vector<net::Endpoint> Relay::endpoints() const {
+  std::vector<net::Endpoint> endpoints;
+  for (const PathProof& proof : proofs_) endpoints.push_back(proof.target());
+  return endpoints;
+}
+
+// Nothing where one target of the port is proven.
+std::optional<std::string> Relay::why_unserved(uint16_t production_port) const {
+  std::optional<std::string> reason;
+  for (const Target& target : targets_) {
+    if (target.production_port != production_port) continue;
+    if (proof_of(target).proven()) return std::nullopt;
+    if (!reason) reason = proof_of(target).why_not();
+  }
+  return reason;
+}
+
+std::vector<Relay::Ending> Relay::unserved_streams() const {
+  std::vector<Ending> endings;
+  for (const Stream& stream : streams_) {
+    if (!stream.downlink) continue;
+    for (const uint16_t port : stream.production_ports) {
+      if (auto reason = why_unserved(port)) {
+        endings.push_back({stream.downlink, std::move(*reason)});
+        break;
+      }
+    }
+  }
+  return endings;
+}
+
+std::vector<std::shared_ptr<Downlink>> Relay::downlinks() const {
+  std::vector<std::shared_ptr<Downlink>> all;
+  for (const Stream& stream : streams_)
+    if (stream.downlink) all.push_back(stream.downlink);
+  return all;
+}
+
+std::variant<StreamId, Denial> Relay::open(std::span<const uint16_t> production_ports,
+                                           std::shared_ptr<Downlink> downlink) {
+  std::set<uint16_t> known;
+  for (const Target& target : targets_) known.insert(target.production_port);
+  if (production_ports.empty())
+    return Denial{Denial::Kind::wrong, "the sidecar named no production port"};
+  for (const uint16_t port : production_ports) {
+    if (!known.contains(port)) {
+      return Denial{Denial::Kind::wrong,
+                    fmt::format("production port {} has no --target here; those with one are {}",
+                                port, fmt::join(known, ", "))};
+    }
+  }
+
+  const std::lock_guard lock(mutex_);
+  if (draining_) return Denial{Denial::Kind::unavailable, "the intercept is about to end"};
+  if (obstacle_) return Denial{Denial::Kind::unavailable, *obstacle_};
+  for (const uint16_t port : production_ports) {
+    if (auto reason = why_unserved(port))
+      return Denial{Denial::Kind::unavailable, std::move(*reason)};
+  }
+  const auto stream = book_.open(production_ports);
+  if (!stream) {
+    return Denial{Denial::Kind::unavailable,
+                  "every source port is leased to another sidecar: widen --source-ports"};
+  }
+  if (streams_.size() <= *stream) streams_.resize(*stream + 1U);
+  streams_[*stream] = {{production_ports.begin(), production_ports.end()}, std::move(downlink)};
+  return *stream;
+}
+
+void Relay::packets(StreamId stream, std::string_view batch) {
+  // What may pass, in as few pieces as there are: one, where nothing is refused.
+  std::vector<std::string_view> passed;
+  std::optional<Refusal> last_refusal;
+  std::optional<std::string> log;
+  {
+    const std::lock_guard lock(mutex_);
+    const char* piece = batch.data();
+    while (!batch.empty()) {
+      const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(batch.data()),
+                                           batch.size());
+      const auto length = first_packet_length(bytes);
+      std::optional<Refusal> refusal = Refusal::malformed;
+      if (length && draining_) {
+        refusal = Refusal::draining;
+      } else if (length) {
+        const auto parsed = net::parse_packet(bytes.first(*length), *length);
+        if (const auto* packet = std::get_if<net::Packet>(&parsed))
+          refusal = book_.send(stream, *packet);
+      }
+      const char* begin = batch.data();
+      batch.remove_prefix(length.value_or(batch.size()));
+      if (refusal) {
+        if (begin > piece) passed.emplace_back(piece, begin - piece);
+        piece = batch.data();
+        add(counters_.refused_packets, *refusal);
+        last_refusal = refusal;
+      }
+    }
+    if (batch.data() > piece) passed.emplace_back(piece, batch.data() - piece);
+    if (last_refusal) log = refused_log_.allow(program::LogLimit::Clock::now());
+  }
+  for (const std::string_view packets : passed) send_(packets);
+  if (log) {
+    spdlog::warn("a packet of a sidecar was refused ({}){}",
+                 refusal_names[static_cast<size_t>(*last_refusal)], *log);
+  }
+}
+
+void Relay::more_source_ports(StreamId stream) {
+  std::shared_ptr<Downlink> downlink;
+  {
+    const std::lock_guard lock(mutex_);
+    if (book_.extend(stream) > 0) downlink = streams_[stream].downlink;
+  }
+  if (downlink) downlink->lease_changed();
+}
+
+LeaseContents Relay::lease(StreamId stream) const {
+  const std::lock_guard lock(mutex_);
+  LeaseContents lease;
+  lease.ports = book_.ports(stream);
+  for (const net::Family family : {net::Family::ipv4, net::Family::ipv6})
+    if (const auto address = book_.own_address(family)) lease.sources.push_back(*address);
+  const auto& ports = streams_[stream].production_ports;
+  for (const Target& target : targets_) {
+    const PathProof& proof = proof_of(target);
+    if (proof.proven() && proof.path() &&
+        std::find(ports.begin(), ports.end(), target.production_port) != ports.end())
+      lease.targets.push_back({target, proof.path()->mtu});
+  }
+  return lease;
+}
+
+void Relay::close(StreamId stream) {
+  std::string resets;
+  {
+    const std::lock_guard lock(mutex_);
+    add(counters_.sessions_reset, ResetReason::stream_ended, book_.close(stream, resets));
+    streams_[stream] = Stream();
+  }
+  send_(resets);
+  stream_ended_.notify_all();
+}
+
+void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
+  std::string answers;
+  size_t closed_port_answers = 0, foreign = 0;
+  bool changed = false;
+  std::vector<std::shared_ptr<Downlink>> lease_holders;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const std::span<const uint8_t> bytes : packets) {
+      const auto parsed = net::parse_packet(bytes, bytes.size());
+      const auto* packet = std::get_if<net::Packet>(&parsed);
+      if (packet == nullptr) {
+        ++foreign;
+        continue;
+      }
+      const LeaseBook::Arrived arrived = book_.arrive(*packet);
+      switch (arrived.what) {
+        case LeaseBook::Arrival::session: {
+          if (outgoing_.size() <= arrived.stream) outgoing_.resize(arrived.stream + 1U);
+          Outgoing& outgoing = outgoing_[arrived.stream];
+          if (outgoing.count++ == 0) {
+            touched_.push_back(arrived.stream);
+            outgoing.downlink = streams_[arrived.stream].downlink;
+          }
+          outgoing.headers.append(reinterpret_cast<const char*>(bytes.data()),
+                                  packet->header_length);
+          break;
+        }
+        case LeaseBook::Arrival::closed_port:
+          if (closed_port_answers < max_closed_port_answers &&
+              append_closed_port_answer(answers, *packet))
+            ++closed_port_answers;
+          break;
+        case LeaseBook::Arrival::foreign: {
+          bool taken = false;
+          if (packet->destination.port.number == proof_port_) {
+            for (PathProof& proof : proofs_) {
+              const bool was_proven = proof.proven();
+              taken = proof.take(*packet, answers);
+              if (!taken) continue;
+              if (proof.proven() && !was_proven) {
+                changed = true;
+                if (proof.refused())
+                  spdlog::warn("{} can be reached, but nothing listens there",
+                               proof.target().to_string());
+                else
+                  spdlog::info("{} answers, and its replies come back here",
+                               proof.target().to_string());
+              }
+              break;
+            }
+          }
+          if (!taken) ++foreign;
+          break;
+        }
+      }
+    }
+    if (changed) lease_holders = downlinks();
+  }
+  if (!answers.empty()) send_(answers);
+  for (const StreamId stream : touched_) {
+    Outgoing& outgoing = outgoing_[stream];
+    if (outgoing.downlink) outgoing.downlink->headers(outgoing.headers, outgoing.count);
+    outgoing.headers.clear();
+    outgoing.count = 0;
+    outgoing.downlink.reset();
+  }
+  touched_.clear();
+  for (const auto& downlink : lease_holders) downlink->lease_changed();
+  add(counters_.sessions_reset, ResetReason::unknown_port, closed_port_answers);
+  add(counters_.tap_foreign, foreign);
+}
+
+bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths) {
+  bool changed = false;
+  std::vector<Ending> endings;
+  std::vector<std::shared_ptr<Downlink>> lease_holders;
+  {
+    const std::lock_guard lock(mutex_);
+    std::array<std::optional<net::IpAddress>, 2> own;
+    for (size_t i = 0; i < proofs_.size(); ++i) {
+      auto path = paths[i];
+      if (auto* found = std::get_if<Path>(&path)) {
+        // One source address for each family: that towards the family's first target.
+        auto& of_family = own[static_cast<size_t>(found->own_address.family())];
+        if (!of_family) of_family = found->own_address;
+        found->own_address = *of_family;
+      }
+      const auto before = proofs_[i].path();
+      proofs_[i].set_path(path);
+      if (proofs_[i].path() != before) lease_holders = downlinks();
+    }
+    for (const net::Family family : {net::Family::ipv4, net::Family::ipv6}) {
+      const auto& now = own[static_cast<size_t>(family)];
+      const auto before = book_.own_address(family);
+      if (!now || now == before) continue;
+      book_.set_own_address(family, *now);
+      changed = true;
+      if (!before) continue;
+      const std::string reason = "the intercept's address was " + before->to_string() +
+                                 " and is " + now->to_string() + " now";
+      for (const auto& downlink : downlinks()) endings.push_back({downlink, reason});
+    }
+    for (PathProof& proof : proofs_)
+      if (changed) proof.again();
+  }
+  for (const auto& downlink : lease_holders) downlink->lease_changed();
+  for (const Ending& ending : endings) ending.downlink->end(ending.reason);
+  return changed;
+}
+
+std::vector<net::IpAddress> Relay::own_addresses() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<net::IpAddress> addresses;
+  for (const net::Family family : {net::Family::ipv4, net::Family::ipv6})
+    if (const auto address = book_.own_address(family)) addresses.push_back(*address);
+  return addresses;
+}
+
+void Relay::set_obstacle(std::optional<std::string> obstacle) {
+  const std::lock_guard lock(mutex_);
+  obstacle_ = std::move(obstacle);
+}
+
+void Relay::prove(Clock::time_point now) {
+  std::string packets;
+  std::vector<Ending> endings;
+  std::vector<std::shared_ptr<Downlink>> lease_holders;
+  {
+    const std::lock_guard lock(mutex_);
+    if (obstacle_ || draining_) return;
+    bool lost = false;
+    for (PathProof& proof : proofs_) {
+      const bool was_proven = proof.proven();
+      proof.tick(now, packets);
+      if (was_proven && !proof.proven()) {
+        lost = true;
+        spdlog::warn("{}", proof.why_not());
+      }
+    }
+    if (lost) {
+      endings = unserved_streams();
+      lease_holders = downlinks();
+    }
+  }
+  if (!packets.empty()) send_(packets);
+  for (const auto& downlink : lease_holders) downlink->lease_changed();
+  for (const Ending& ending : endings) ending.downlink->end(ending.reason);
+}
+
+void Relay::prove_again() {
+  const std::lock_guard lock(mutex_);
+  for (PathProof& proof : proofs_) proof.again();
+}
+
+void Relay::drain() {
+  std::string resets;
+  std::vector<std::shared_ptr<Downlink>> streams;
+  {
+    const std::lock_guard lock(mutex_);
+    draining_ = true;
+    uint32_t sessions = 0;
+    for (StreamId stream = 0; stream < streams_.size(); ++stream)
+      if (streams_[stream].downlink) sessions += book_.reset_sessions(stream, resets);
+    add(counters_.sessions_reset, ResetReason::drained, sessions);
+    streams = downlinks();
+  }
+  send_(resets);
+  for (const auto& downlink : streams) downlink->drain();
+}
+
+bool Relay::wait_for_streams_to_end(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return stream_ended_.wait_for(lock, timeout, [&] { return downlinks().empty(); });
+}
+
+std::optional<std::string> Relay::not_ready() const {
+  const std::lock_guard lock(mutex_);
+  if (draining_) return "the intercept is about to end";
+  if (obstacle_) return obstacle_;
+  for (const Target& target : targets_)
+    if (auto reason = why_unserved(target.production_port)) return reason;
+  return std::nullopt;
+}
+
+Relay::Statistics Relay::statistics() const {
+  const std::lock_guard lock(mutex_);
+  Statistics statistics;
+  statistics.streams = downlinks().size();
+  statistics.free_ports = book_.free_ports();
+  statistics.leased_ports = book_.leased_ports();
+  for (const PathProof& proof : proofs_)
+    statistics.proven.emplace_back(proof.target(), proof.proven());
+  return statistics;
+}
+
+}  // namespace trafficmirror::intercept

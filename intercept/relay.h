@@ -1,0 +1,160 @@
+// What stands between the sidecars' streams and the network: it checks and passes packets up and
+// headers down, keeps the leases and the proofs of the paths. No I/O of its own: packets leave
+// through a function, headers through each stream's Downlink, and the time is handed in.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "intercept/counters.h"
+#include "intercept/lease.h"
+#include "intercept/path.h"
+#include "intercept/path_proof.h"
+#include "program/log.h"
+
+namespace trafficmirror::intercept {
+
+// The way down a stream. All of these return at once and may be called by any thread, also after
+// the stream has ended.
+class Downlink {
+ public:
+  virtual ~Downlink() = default;
+  // Takes over `batch`, the headers of `count` packets, and leaves it empty.
+  virtual void headers(std::string& batch, size_t count) = 0;
+  // What Relay::lease() says has changed.
+  virtual void lease_changed() = 0;
+  virtual void drain() = 0;
+  // Ends the stream, which can't be served any longer.
+  virtual void end(const std::string& reason) = 0;
+};
+
+// Why a stream is not accepted, in plain words.
+struct Denial {
+  enum class Kind : uint8_t {
+    wrong,        // what it asks for is wrong; asking again does not help
+    unavailable,  // it can be served later
+  };
+  Kind kind;
+  std::string reason;
+};
+
+struct LeaseContents {
+  struct LeasedTarget {
+    Target target;
+    uint32_t path_mtu = 0;
+
+    bool operator==(const LeasedTarget&) const = default;
+  };
+  std::vector<net::IpAddress> sources;
+  std::vector<PortRange> ports;
+  std::vector<LeasedTarget> targets;  // only those whose path is proven
+};
+
+class Relay {
+ public:
+  using Clock = PathProof::Clock;
+  using Send = std::function<void(std::string_view packets)>;
+
+  // The first of `source_ports` is kept for proofs; there must be at least two. `seed` makes the
+  // proofs' sequence numbers. `send` is called by any thread, `counters` outlives this.
+  Relay(PortRange source_ports, std::vector<Target> targets, uint32_t seed, Send send,
+        Counters& counters);
+
+  // --- for streams; any thread, but one call at a time for each stream
+
+  std::variant<StreamId, Denial> open(std::span<const uint16_t> production_ports,
+                                      std::shared_ptr<Downlink> downlink);
+  // A PacketBatch: injects what the lease allows and counts the rest.
+  void packets(StreamId stream, std::string_view batch);
+  // More ports, if there are any; Downlink::lease_changed follows.
+  void more_source_ports(StreamId stream);
+  LeaseContents lease(StreamId stream) const;
+  // Resets what the stream has open and takes its ports back.
+  void close(StreamId stream);
+
+  // --- for the tap's thread
+
+  void headers(std::span<const std::span<const uint8_t>> packets);
+
+  // --- for the thread that keeps house
+
+  // The distinct endpoints of all targets.
+  std::vector<net::Endpoint> endpoints() const;
+  // What was looked up for each of endpoints(), in their order. Returns whether an own address has
+  // changed, which ends every stream.
+  bool set_paths(const std::vector<std::variant<Path, std::string>>& paths);
+  std::vector<net::IpAddress> own_addresses() const;
+  // While there is one, no stream is accepted and nothing is proven.
+  void set_obstacle(std::optional<std::string> obstacle);
+  // Sends SYNs of the proofs that are due.
+  void prove(Clock::time_point now);
+  void prove_again();
+  // Resets every session, tells every stream, and accepts nothing more.
+  void drain();
+  // Whether there is no stream any more, at the latest after `timeout`.
+  bool wait_for_streams_to_end(std::chrono::milliseconds timeout);
+
+  // --- for probes and metrics; any thread
+
+  // Nothing when every production port has a proven target.
+  std::optional<std::string> not_ready() const;
+  struct Statistics {
+    size_t streams = 0;
+    uint32_t free_ports = 0;
+    uint32_t leased_ports = 0;
+    std::vector<std::pair<net::Endpoint, bool>> proven;
+  };
+  Statistics statistics() const;
+
+ private:
+  struct Stream {
+    std::vector<uint16_t> production_ports;
+    std::shared_ptr<Downlink> downlink;  // none: no such stream
+  };
+  // Headers on their way to one stream; only the tap's thread touches these.
+  struct Outgoing {
+    std::string headers;
+    size_t count = 0;
+    std::shared_ptr<Downlink> downlink;
+  };
+  struct Ending {
+    std::shared_ptr<Downlink> downlink;
+    std::string reason;
+  };
+
+  const PathProof& proof_of(const Target& target) const;
+  std::optional<std::string> why_unserved(uint16_t production_port) const;
+  std::vector<Ending> unserved_streams() const;
+  std::vector<std::shared_ptr<Downlink>> downlinks() const;
+
+  const std::vector<Target> targets_;
+  const uint16_t proof_port_;
+  const Send send_;
+  Counters& counters_;
+
+  // Taken once for a batch in either direction; nothing that waits is called under it.
+  mutable std::mutex mutex_;
+  std::condition_variable stream_ended_;
+  LeaseBook book_;
+  std::vector<PathProof> proofs_;
+  std::vector<uint16_t> proof_of_target_;
+  std::vector<Stream> streams_;  // by StreamId
+  std::optional<std::string> obstacle_;
+  bool draining_ = false;
+  program::LogLimit refused_log_;
+
+  std::vector<Outgoing> outgoing_;  // by StreamId
+  std::vector<StreamId> touched_;
+};
+
+}  // namespace trafficmirror::intercept

@@ -1,0 +1,335 @@
+#include "intercept/service.h"
+
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <grpcpp/grpcpp.h>
+#include <netdb.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include "intercept/descriptor.h"
+#include "program/flags.h"
+#include "program/start_error.h"
+#include "trafficmirror/v1/mirror.grpc.pb.h"
+
+namespace trafficmirror::intercept {
+namespace {
+
+std::string bytes_of(const net::IpAddress& address) {
+  const auto bytes = address.bytes();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+void write_lease(const LeaseContents& contents, v1::Lease& lease) {
+  for (const net::IpAddress& address : contents.sources) {
+    for (const PortRange& ports : contents.ports) {
+      v1::SourceRange& range = *lease.add_sources();
+      range.set_address(bytes_of(address));
+      range.set_first_port(ports.first);
+      range.set_last_port(ports.last);
+    }
+  }
+  for (const auto& [from, path_mtu] : contents.targets) {
+    v1::Target& target = *lease.add_targets();
+    target.set_production_port(from.production_port);
+    target.set_address(bytes_of(from.endpoint.address));
+    target.set_port(from.endpoint.port.number);
+    target.set_path_mtu(path_mtu);
+  }
+}
+
+// One sidecar's stream. gRPC calls the On... functions, the others are called by the relay. One
+// write is under way at a time; headers that come meanwhile gather and go with the next, so the
+// batches are the larger the busier it is.
+class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::InterceptMessage>,
+                     public Downlink {
+ public:
+  static Stream* start(Relay& relay, Counters& counters, const std::string& peer) {
+    auto stream = std::make_shared<Stream>(relay, counters, peer);
+    stream->self_ = stream;  // until OnDone
+    stream->StartRead(&stream->received_);
+    return stream.get();
+  }
+
+  Stream(Relay& relay, Counters& counters, std::string peer)
+      : relay_(relay), counters_(counters), peer_(std::move(peer)) {}
+
+  // --- of the relay
+
+  void headers(std::string& batch, size_t count) override {
+    {
+      const std::lock_guard lock(mutex_);
+      if (waiting_.size() + batch.size() > Service::max_waiting_bytes) {
+        add(counters_.header_drops, waiting_count_);
+        waiting_.clear();
+        waiting_count_ = 0;
+      }
+      if (waiting_.empty())
+        waiting_.swap(batch);
+      else
+        waiting_.append(batch);
+      waiting_count_ += count;
+    }
+    batch.clear();
+    write_next();
+  }
+
+  void lease_changed() override {
+    {
+      const std::lock_guard lock(mutex_);
+      lease_waits_ = true;
+    }
+    write_next();
+  }
+
+  void drain() override {
+    {
+      const std::lock_guard lock(mutex_);
+      drain_waits_ = true;
+    }
+    write_next();
+  }
+
+  void end(const std::string& reason) override {
+    finish({grpc::StatusCode::UNAVAILABLE, reason});
+  }
+
+  // --- of gRPC
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      leave();
+      finish(grpc::Status::OK);
+      return;
+    }
+    switch (received_.message_case()) {
+      case v1::SidecarMessage::kHello:
+        hello(received_.hello());
+        break;
+      case v1::SidecarMessage::kPackets:
+        if (!id_) return protocol_error("the first message has to be a hello");
+        relay_.packets(*id_, received_.packets().packets());
+        break;
+      case v1::SidecarMessage::kMoreSourcePorts:
+        if (!id_) return protocol_error("the first message has to be a hello");
+        relay_.more_source_ports(*id_);
+        break;
+      case v1::SidecarMessage::MESSAGE_NOT_SET:
+        break;  // of a newer version
+    }
+    StartRead(&received_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      const std::lock_guard lock(mutex_);
+      writing_ = false;
+      // The connection is gone; what waits has nowhere to go.
+      if (!ok && !finish_) finish_ = grpc::Status::OK;
+    }
+    write_next();
+  }
+
+  void OnCancel() override { finish(grpc::Status::CANCELLED); }
+
+  void OnDone() override {
+    leave();
+    const auto last = std::move(self_);
+  }
+
+ private:
+  void hello(const v1::Hello& hello) {
+    if (id_) return protocol_error("a second hello");
+    name_ = hello.name();
+    std::vector<uint16_t> ports;
+    for (const uint32_t port : hello.ports()) {
+      if (port > UINT16_MAX) return protocol_error("a hello with a port over 65535");
+      ports.push_back(static_cast<uint16_t>(port));
+    }
+    auto opened = relay_.open(ports, self_);
+    if (const auto* denial = std::get_if<Denial>(&opened)) {
+      spdlog::info("the stream of {} ({}) is not accepted: {}", name_, peer_, denial->reason);
+      finish({denial->kind == Denial::Kind::wrong ? grpc::StatusCode::INVALID_ARGUMENT
+                                                  : grpc::StatusCode::UNAVAILABLE,
+              denial->reason});
+      return;
+    }
+    spdlog::info("{} ({}, version {}) sends", name_, peer_, hello.version());
+    {
+      const std::lock_guard lock(mutex_);
+      id_ = std::get<StreamId>(opened);
+      lease_waits_ = true;
+    }
+    write_next();
+  }
+
+  void protocol_error(const std::string& reason) {
+    finish({grpc::StatusCode::INVALID_ARGUMENT, reason});
+  }
+
+  // The stream's part in the relay is over. Reads follow one another and OnDone is last, so there
+  // is no other call with this id at the same time, but for the lease being written.
+  void leave() {
+    std::optional<StreamId> id;
+    {
+      const std::lock_guard lock(mutex_);
+      id.swap(id_);
+      if (!finish_) finish_ = grpc::Status::OK;
+    }
+    if (!id) return;
+    relay_.close(*id);
+    spdlog::info("the stream of {} ({}) ended", name_, peer_);
+  }
+
+  void finish(grpc::Status status) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!finish_) finish_ = std::move(status);
+    }
+    write_next();
+  }
+
+  // Starts the next write, or the end, unless a write is under way. Whoever sets writing_ owns
+  // message_ until OnWriteDone, so gRPC is called without the lock.
+  void write_next() {
+    std::unique_lock lock(mutex_);
+    if (writing_ || finished_) return;
+    if (finish_) {
+      finished_ = true;
+      lock.unlock();
+      Finish(*finish_);
+      return;
+    }
+    if (!id_) return;  // the lease is first
+    if (lease_waits_) {
+      lease_waits_ = false;
+      control_.Clear();
+      write_lease(relay_.lease(*id_), *control_.mutable_lease());
+      writing_ = true;
+      lock.unlock();
+      StartWrite(&control_);
+    } else if (!waiting_.empty()) {
+      // The two strings change places for good, so neither is made again for each batch.
+      std::string& headers = *headers_.mutable_headers()->mutable_headers();
+      headers.clear();
+      headers.swap(waiting_);
+      waiting_count_ = 0;
+      writing_ = true;
+      lock.unlock();
+      StartWrite(&headers_);
+    } else if (drain_waits_) {
+      drain_waits_ = false;
+      control_.Clear();
+      control_.mutable_drain();
+      writing_ = true;
+      lock.unlock();
+      StartWrite(&control_);
+    }
+  }
+
+  Relay& relay_;
+  Counters& counters_;
+  const std::string peer_;
+  std::string name_;
+  std::shared_ptr<Stream> self_;
+  v1::SidecarMessage received_;
+  v1::InterceptMessage control_;
+  v1::InterceptMessage headers_;
+
+  std::mutex mutex_;
+  std::optional<StreamId> id_;
+  std::string waiting_;
+  size_t waiting_count_ = 0;
+  bool lease_waits_ = false;
+  bool drain_waits_ = false;
+  bool writing_ = false;
+  bool finished_ = false;
+  std::optional<grpc::Status> finish_;
+};
+
+// The one place that says who may connect. mTLS comes with the operator, which makes certificates.
+std::shared_ptr<grpc::ServerCredentials> credentials() {
+  return grpc::InsecureServerCredentials();
+}
+
+// gRPC does not say why it could not listen, so it is tried beforehand.
+void require_bindable(const net::HostPort& listen) {
+  const auto fail = [&](const std::string& reason) {
+    throw program::StartError("--listen " + program::to_text(listen) + " " + reason);
+  };
+  addrinfo hints{};
+  hints.ai_flags = AI_PASSIVE;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = ::getaddrinfo(listen.host.c_str(), std::to_string(listen.port.number).c_str(),
+                                  &hints, &found);
+  if (error != 0) fail(std::string("can't be resolved: ") + ::gai_strerror(error));
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, ::freeaddrinfo);
+  const Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) == 0 && ::listen(socket.get(), 1) == 0)
+    return;
+  if (errno == EADDRINUSE) fail("is taken: choose another port, or stop what listens there");
+  if (errno == EADDRNOTAVAIL) fail("is no address of this host");
+  fail(std::string("can't be listened on: ") + std::strerror(errno));
+}
+
+}  // namespace
+
+class Service::Implementation final : public v1::Mirror::CallbackService {
+ public:
+  Implementation(const net::HostPort& listen, Relay& relay, Counters& counters)
+      : relay_(relay), counters_(counters) {
+    require_bindable(listen);
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(program::to_text(listen), credentials(), &port_);
+    builder.RegisterService(this);
+    // Or a second intercept could listen on the same port and take half of the streams.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    // A sidecar whose host has vanished is noticed within about 8 s, and its sessions are reset.
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 5000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+    server_ = builder.BuildAndStart();
+    if (!server_ || port_ == 0)
+      throw program::StartError("--listen " + program::to_text(listen) + " can't be listened on");
+  }
+
+  ~Implementation() override {
+    server_->Shutdown(std::chrono::system_clock::now());
+    server_->Wait();
+  }
+
+  grpc::ServerBidiReactor<v1::SidecarMessage, v1::InterceptMessage>* Stream(
+      grpc::CallbackServerContext* context) override {
+    return intercept::Stream::start(relay_, counters_, context->peer());
+  }
+
+  int port() const { return port_; }
+
+ private:
+  Relay& relay_;
+  Counters& counters_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+Service::Service(const net::HostPort& listen, Relay& relay, Counters& counters)
+    : implementation_(std::make_unique<Implementation>(listen, relay, counters)) {}
+
+Service::~Service() = default;
+
+net::Port Service::port() const {
+  return net::Port{static_cast<uint16_t>(implementation_->port())};
+}
+
+}  // namespace trafficmirror::intercept

@@ -1,0 +1,52 @@
+// Sees the headers of what the shadow sends, before the kernel's rules drop it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "intercept/counters.h"
+#include "intercept/descriptor.h"
+#include "intercept/lease.h"
+
+namespace trafficmirror::intercept {
+
+// A ring of packet headers shared with the kernel (packet(7), TPACKET_V2): each packet is there as
+// soon as it came, without the wait for a block to fill that TPACKET_V3 has. A filter lets through
+// only TCP that came in for a port of the range.
+class Tap {
+ public:
+  using Headers = std::span<const uint8_t>;
+  // What came, oldest first; the bytes are good during the call only.
+  using Handler = std::function<void(std::span<const Headers>)>;
+
+  // Throws StartError. `counters` has to outlive this. It sees packets from here on.
+  Tap(std::string interface, PortRange ports, Counters& counters);
+  ~Tap();
+  Tap(const Tap&) = delete;
+  Tap& operator=(const Tap&) = delete;
+
+  // Calls `handler` on this thread until stop(). Under load it reads at most every 250 µs, so that
+  // many packets share what a wake-up costs; a packet that comes after quiet is read at once.
+  void run(const Handler& handler);
+  // Any thread.
+  void stop();
+
+  // The interface of that name is another one now. Any thread; false where it can't be bound yet.
+  bool rebind();
+  // Adds what the kernel dropped since the last call to the counters. Any thread.
+  void read_statistics();
+
+ private:
+  size_t take_batch(const Handler& handler);
+
+  const std::string interface_;
+  Counters& counters_;
+  Descriptor socket_;
+  Descriptor stop_;
+  uint8_t* ring_ = nullptr;
+  size_t next_frame_ = 0;
+};
+
+}  // namespace trafficmirror::intercept
