@@ -292,6 +292,10 @@ class Lab:
             self._fds.append(host.fd)
             self.hosts.append(host)
             setattr(self, name, host)
+        for host in [self.router, *self.hosts]:
+            # Duplicate address detection would keep IPv6 silent for the first second or two.
+            for interfaces in ("all", "default"):
+                self._sysctl(host, f"net/ipv6/conf/{interfaces}/accept_dad", 0)
         links = ["link set lo up"]
         for host in self.hosts:
             n = host._number

@@ -3,6 +3,7 @@
 import glob
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,14 +40,13 @@ class Topology(labtest.LabTest):
             for source in lab.hosts:
                 for other in lab.hosts:
                     for family in (4, 6):
-                        ping = ["nft", "--version"] if source is other else None
-                        if ping is None:
+                        with self.subTest(source=source.name, other=other.name, family=family):
                             self.assertTrue(self.reaches(source, other, family))
 
     def reaches(self, source, other, family):
         """A closed port is refused by the other host, and by nobody in between."""
         try:
-            source.connect(other.address(family), 9, 2.0)
+            source.connect(other.address(family), 9, 0.9)  # less than a SYN's retransmission
         except ConnectionRefusedError:
             return True
         return False
@@ -55,12 +55,7 @@ class Topology(labtest.LabTest):
         for mtu in (1500, 9000):
             with Lab(mtu=mtu) as lab:
                 nginx = lab.nginx(lab.production)
-                frames = []
-
-                def large(packet):
-                    return False
-
-                capture = Capture(lab.production, large)
+                capture = Capture(lab.production, lambda packet: False)
                 link = lab.production.run(["ip", "-o", "link", "show", "eth0"]).stdout
                 self.assertIn(f" mtu {mtu} ", link)
                 load = lab.load(
@@ -73,22 +68,20 @@ class Topology(labtest.LabTest):
                 self.assert_served(load.finish())
                 capture.stop()
                 # Without segmentation offload it would be 5 MiB / MTU frames and their ACKs.
-                self.assertLess(capture.packets, 5 * (1 << 20) / mtu, frames)
+                self.assertLess(capture.packets, 5 * (1 << 20) / mtu)
 
     def test_loss(self):
         with Lab() as lab:
             lab.lose(lab.client, lab.shadow, 200)
             sent, received = 2000, 0
             with lab.shadow.network():
-                import socket
-
                 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 receiver.bind(("0.0.0.0", 9))
             with lab.client.network():
                 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            receiver.setblocking(False)
             for _ in range(sent):
                 sender.sendto(b"x", (lab.shadow.ipv4, 9))
-                receiver.setblocking(False)
                 try:
                     while receiver.recv(16):
                         received += 1
@@ -187,7 +180,7 @@ class Servers(labtest.LabTest):
     def test_a_server_that_cannot_start_says_why(self):
         with Lab() as lab:
             lab.nginx(lab.production)
-            with self.assertRaisesRegex(LabError, "Address already in use|still could not bind"):
+            with self.assertRaisesRegex(LabError, "Failed listening on port 80"):
                 command = ["redis-server", "--port", "80", "--save", ""]
                 lab.start_ready(lab.production, command, "second", lambda: False)
 
@@ -218,23 +211,25 @@ class Metrics(labtest.LabTest):
         self.assertEqual(metrics.total("b"), 1.5)
 
     def test_sums(self):
-        page = 'trafficmirror_sessions_opened_total 5\ntrafficmirror_sessions_active %d\n' \
-               'trafficmirror_sessions_closed_total{reason="finished"} 2\n' \
-               'trafficmirror_sessions_closed_total{reason="idle_timeout"} 1\n'
+        page = (
+            "trafficmirror_sessions_opened_total 5\ntrafficmirror_sessions_active %d\n"
+            'trafficmirror_sessions_closed_total{reason="finished"} 2\n'
+            'trafficmirror_sessions_closed_total{reason="idle_timeout"} 1\n'
+        )
         self.assert_sums_close(parse_metrics(page % 2))
         with self.assertRaises(AssertionError):
             self.assert_sums_close(parse_metrics(page % 3))
 
 
 VICTIM = """
+import os
 import sys
 from lab import Lab
 with Lab() as lab:
     lab.nginx(lab.production)
     lab.redis(lab.shadow)
     lab.client.start(["sh", "-c", "setsid sleep 1000 & setsid sleep 1000"], "orphan")
-    print(lab.directory, *[f"/proc/self/fd/{host.fd}" for host in lab.hosts], flush=True)
-    import os
+    print(lab.directory, flush=True)
     print(*[f"net:[{os.fstat(host.fd).st_ino}]" for host in lab.hosts], flush=True)
     sys.stdin.read()
 """
@@ -276,12 +271,13 @@ class TearDown(labtest.LabTest):
             [sys.executable, "-c", VICTIM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # the trace of a KeyboardInterrupt
             text=True,
             cwd=lab_module.HERE,
         )
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.stdin.close)
-        directory = process.stdout.readline().split()[0]
+        directory = process.stdout.readline().strip()
         networks = set(process.stdout.readline().split())
         self.assertTrue(processes_in(networks))
         return process, directory, networks
@@ -289,7 +285,6 @@ class TearDown(labtest.LabTest):
     def test_sigterm_and_sigint(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             process, directory, networks = self.victim()
-            process.stderr = subprocess.DEVNULL
             process.send_signal(number)
             process.wait(20)
             self.assertEqual(processes_in(networks), [])
