@@ -669,7 +669,7 @@ pid {directory}/nginx.pid;
 events {{ worker_connections 10000; }}
 http {{
   log_format request '$arg_id $msec $request_time $request_length';
-  access_log {directory}/requests.log request buffer=64k flush=100ms;
+  access_log {directory}/requests.log request buffer=64k flush=20ms;
   client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy;
   fastcgi_temp_path {directory}/fastcgi;
