@@ -1,0 +1,139 @@
+"""What an operator meets: one line that names what is wrong, exit codes, nothing left behind."""
+
+import socket
+
+import labtest
+from lab import (
+    INTERCEPT_GRPC,
+    INTERCEPT_HTTP,
+    SIDECAR_HTTP,
+    Lab,
+    endpoint,
+    wait_until,
+)
+
+WITHOUT_NET_RAW = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
+WITHOUT_NET_ADMIN = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
+
+
+class CommandLine(labtest.LabTest):
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = cls.enterClassContext(Lab())
+        cls.target = f"80={endpoint(cls.lab.shadow.ipv4, 80)}"
+        cls.lab.nginx(cls.lab.shadow)
+
+    def sidecar(self, **options):
+        return self.lab.sidecar_command(**{"port": 80, **options})
+
+    def intercept(self, **options):
+        return self.lab.intercept_command(**{"target": self.target, **options})
+
+    def assert_refused(self, host, command, *words):
+        """Exit code 2, and one line on stderr that has these words."""
+        result = host.run(command, check=False, seconds=15)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        lines = result.stderr.splitlines()
+        self.assertEqual(len(lines), 1, result.stderr)
+        for word in words:
+            self.assertIn(word, lines[0])
+
+    def taken(self, host, port):
+        with host.network():
+            listener = socket.socket()
+            listener.bind(("0.0.0.0", port))
+            listener.listen()
+        self.addCleanup(listener.close)
+
+    def test_wrong_flag(self):
+        lab = self.lab
+        self.assert_refused(lab.production, [*self.sidecar(), "--wrong"], "--wrong")
+        self.assert_refused(lab.intercept, [*self.intercept(), "--wrong"], "--wrong")
+
+    def test_wrong_values(self):
+        lab = self.lab
+        self.assert_refused(lab.production, self.sidecar(port=70000), "--port")
+        self.assert_refused(lab.production, self.sidecar(capture="tape"), "--capture")
+        self.assert_refused(lab.production, self.sidecar(idle_timeout="soon"), "--idle-timeout")
+        self.assert_refused(lab.production, self.sidecar(memory_limit="much"), "--memory-limit")
+        self.assert_refused(lab.intercept, self.intercept(target="80"), "--target")
+        self.assert_refused(lab.intercept, self.intercept(source_ports="9-1"), "--source-ports")
+        command = self.intercept(client_address="preserve")
+        self.assert_refused(lab.intercept, command, "--client-address")
+
+    def test_unknown_interface(self):
+        lab = self.lab
+        self.assert_refused(lab.production, self.sidecar(interface="eth7"), "eth7")
+        self.assert_refused(lab.intercept, self.intercept(interface="eth7"), "eth7")
+
+    def test_taken_port(self):
+        lab = self.lab
+        self.taken(lab.production, SIDECAR_HTTP)
+        self.assert_refused(lab.production, self.sidecar(), str(SIDECAR_HTTP))
+        for port in (INTERCEPT_HTTP, INTERCEPT_GRPC):
+            self.taken(lab.intercept, port)
+            self.assert_refused(lab.intercept, self.intercept(), str(port))
+            self.doCleanups()
+
+    def test_missing_capability(self):
+        lab = self.lab
+        self.assert_refused(lab.production, [*WITHOUT_NET_RAW, *self.sidecar()], "CAP_NET_RAW")
+        self.assert_refused(lab.intercept, [*WITHOUT_NET_RAW, *self.intercept()], "CAP_NET_RAW")
+        command = [*WITHOUT_NET_ADMIN, *self.intercept()]
+        self.assert_refused(lab.intercept, command, "CAP_NET_ADMIN")
+
+    def test_help_and_version(self):
+        for command in (self.sidecar(), self.intercept()):
+            for flag in ("--help", "--version"):
+                result = self.lab.client.run([command[0], flag])
+                self.assertTrue(result.stdout)
+                self.assertEqual(result.stderr, "")
+
+    def kernel_state(self):
+        host = self.lab.intercept
+        return {
+            name: host.run(command).stdout
+            for name, command in (
+                ("tables", ["nft", "list", "ruleset"]),
+                ("rules", ["ip", "rule"]),
+                ("rules of IPv6", ["ip", "-6", "rule"]),
+                ("routes", ["ip", "route", "show", "table", "all"]),
+                ("links", ["ip", "-o", "link"]),
+                ("ports", ["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"]),
+            )
+        }
+
+    def test_sigterm_leaves_nothing(self):
+        before = self.kernel_state()
+        lab = self.lab
+        intercept = lab.start_intercept(target=self.target)
+        sidecar = lab.start_sidecar(port=80)
+        self.assertIn("trafficmirror", self.kernel_state()["tables"])
+        self.assertEqual(sidecar.stop(), 0, sidecar.output())
+        self.assertEqual(intercept.stop(), 0, intercept.output())
+        self.assertEqual(self.kernel_state(), before)
+
+    def test_sigterm_before_ready(self):
+        # There is no intercept: the sidecar is alive, says that it is not ready, and ends in order.
+        lab = self.lab
+        sidecar = lab.start_sidecar(ready=False, port=80)
+        wait_until(lambda: lab.production.get(SIDECAR_HTTP, "/healthz")[0] == 200, "/healthz")
+        self.assertEqual(lab.production.get(SIDECAR_HTTP, "/readyz")[0], 503)
+        self.assertEqual(sidecar.stop(), 0, sidecar.output())
+
+    def test_next_start_cleans_up_after_sigkill(self):
+        before = self.kernel_state()
+        lab = self.lab
+        killed = lab.start_intercept(target=self.target, source_ports="11000-11999")
+        self.assertIn("11000", self.kernel_state()["tables"])
+        killed.kill()
+        intercept = lab.start_intercept(target=self.target, source_ports="12000-12999")
+        tables = self.kernel_state()["tables"]
+        self.assertIn("12000", tables)
+        self.assertNotIn("11000", tables)
+        self.assertEqual(intercept.stop(), 0, intercept.output())
+        self.assertEqual(self.kernel_state(), before)
+
+
+if __name__ == "__main__":
+    labtest.main()
