@@ -20,9 +20,11 @@ namespace {
 constexpr const char* program_name = "trafficmirror-sidecar";
 constexpr uint64_t least_memory = 1 << 20;
 
-// gRPC writes to stderr in a form of its own what is, at most, of use to somebody who debugs it.
+// gRPC would write to stderr in a form of its own. Most of it is of use only to somebody who debugs it.
 void log_of_grpc(gpr_log_func_args* arguments) {
-  spdlog::debug("grpc: {}", arguments->message);
+  const bool serious = arguments->severity == GPR_LOG_SEVERITY_ERROR;
+  spdlog::log(serious ? spdlog::level::warn : spdlog::level::debug, "grpc: {}",
+              arguments->message);
 }
 
 std::string host_name() {

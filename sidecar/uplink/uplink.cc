@@ -106,7 +106,7 @@ struct Shared {
   }
 };
 
-// One attempt at a stream and, if it succeeds, the stream. It keeps itself alive until gRPC is done with it.
+// One attempt at a stream and, if it succeeds, the stream. The owner keeps it until it is told of its end.
 //
 // Operations are started under the mutex: the owner's can then not cross the end of the stream, since `ended_` is set
 // under it before the hold goes that keeps OnDone away. gRPC never calls back out of Start….
@@ -240,14 +240,17 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   }
 
   void OnDone(const grpc::Status& status) override {
-    const std::shared_ptr<Stream> self = std::move(self_);
-    const std::lock_guard lock(shared_->mutex);
+    const std::shared_ptr<Shared> shared = shared_;
+    const std::lock_guard lock(shared->mutex);
     std::string reason = drained_      ? "the intercept is ending"
                          : status.ok() ? "the intercept ended the stream"
                                        : status.error_message();
-    shared_->stream_running = false;
-    shared_->push(StreamLost{std::move(reason)}, 0);
-    shared_->ended.notify_all();
+    // The owner's reference is the last one: a channel joins gRPC's threads when it goes, so it must not go on one of
+    // them.
+    self_.reset();
+    shared->stream_running = false;
+    shared->push(StreamLost{std::move(reason)}, 0);
+    shared->ended.notify_all();
   }
 
   std::shared_ptr<Stream> self_;
@@ -338,12 +341,14 @@ class Uplink::Implementation {
   void finish(milliseconds timeout) {
     next_dial_ = Clock::time_point::max();
     if (!stream_) return;
-    stream_->finish();
-    std::unique_lock lock(shared_->mutex);
-    const auto ended = [&] { return !shared_->stream_running; };
-    if (!shared_->ended.wait_for(lock, timeout, ended)) {
-      stream_->cancel();
-      shared_->ended.wait(lock, ended);
+    if (leased_) stream_->finish();
+    {
+      std::unique_lock lock(shared_->mutex);
+      const auto ended = [&] { return !shared_->stream_running; };
+      if (!leased_ || !shared_->ended.wait_for(lock, timeout, ended)) {
+        stream_->cancel();
+        shared_->ended.wait(lock, ended);
+      }
     }
     stream_.reset();
   }
