@@ -20,11 +20,11 @@ namespace {
 constexpr const char* program_name = "trafficmirror-sidecar";
 constexpr uint64_t least_memory = 1 << 20;
 
-// gRPC would write to stderr in a form of its own. Most of it is of use only to somebody who debugs it.
+// gRPC would write to stderr in a form of its own. Most of it is of use only to somebody who debugs
+// it.
 void log_of_grpc(gpr_log_func_args* arguments) {
   const bool serious = arguments->severity == GPR_LOG_SEVERITY_ERROR;
-  spdlog::log(serious ? spdlog::level::warn : spdlog::level::debug, "grpc: {}",
-              arguments->message);
+  spdlog::log(serious ? spdlog::level::warn : spdlog::level::debug, "grpc: {}", arguments->message);
 }
 
 std::string host_name() {
@@ -63,8 +63,9 @@ int run(int argc, const char* const* argv) {
                     "all that sessions may hold; beyond it the newest are shed");
   program::add_duration(app, "--idle-timeout", idle_timeout,
                         "a connection without a packet for so long is forgotten");
-  program::add_duration(app, "--response-timeout", response_timeout,
-                        "a shadow that does not answer or acknowledge for so long loses the session");
+  program::add_duration(
+      app, "--response-timeout", response_timeout,
+      "a shadow that does not answer or acknowledge for so long loses the session");
   program::add_common_flags(app, common);
   app.footer(
       "Example:\n"
@@ -101,7 +102,7 @@ int run(int argc, const char* const* argv) {
 }  // namespace trafficmirror::sidecar
 
 int main(int argc, char** argv) {
-  return trafficmirror::program::run_program(
-      trafficmirror::sidecar::program_name,
-      [&] { return trafficmirror::sidecar::run(argc, argv); });
+  return trafficmirror::program::run_program(trafficmirror::sidecar::program_name, [&] {
+    return trafficmirror::sidecar::run(argc, argv);
+  });
 }

@@ -15,8 +15,8 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// At least so much time lies between two messages on the stream, except where a batch is full. What comes alone goes out
-// at once, what comes in quick succession shares a message.
+// At least so much time lies between two messages on the stream, except where a batch is full. What
+// comes alone goes out at once, what comes in quick succession shares a message.
 constexpr microseconds flush_interval(250);
 constexpr milliseconds reopen_pause(500);
 constexpr milliseconds finish_timeout(2000);
@@ -46,7 +46,8 @@ void Shard::open_capture() {
 }
 
 void Shard::run(int stop_descriptor) {
-  ::prctl(PR_SET_TIMERSLACK, 10'000);  // nanoseconds; the default of 50 µs is a fifth of flush_interval
+  ::prctl(PR_SET_TIMERSLACK,
+          10'000);  // nanoseconds; the default of 50 µs is a fifth of flush_interval
   now_ = to_engine_time(Clock::now());
   take_up_open_flows();
   for (;;) {
@@ -91,7 +92,8 @@ void Shard::flush(Clock::time_point now) {
   last_flush_ = now;
 }
 
-// ---- capture ---------------------------------------------------------------------------------------------------
+// ---- capture
+// ---------------------------------------------------------------------------------------------------
 
 void Shard::read_capture() {
   if (!capture_) {
@@ -135,17 +137,20 @@ void Shard::on_captured(const capture::CapturedPacket& captured) {
   engine_.on_production(now_, packet);
 }
 
-// Connections that were open before: the kernel knows which of them are between two exchanges. What has been captured
-// meanwhile is more recent, so it is looked at first, and flows that spoke wait for their next boundary.
+// Connections that were open before: the kernel knows which of them are between two exchanges. What
+// has been captured meanwhile is more recent, so it is looked at first, and flows that spoke wait
+// for their next boundary.
 void Shard::take_up_open_flows() {
   const std::vector<net::FlowKey> flows = capture::flows_between_exchanges(options_.capture.ports);
   read_capture();
-  for (const net::FlowKey& flow : flows) engine_.on_idle_flow(now_, flow);
+  for (const net::FlowKey& flow : flows)
+    engine_.on_idle_flow(now_, flow, session::Boundary::certain);
   if (!flows.empty())
     spdlog::info("{} open connections will be mirrored from their next request on", flows.size());
 }
 
-// ---- the stream ------------------------------------------------------------------------------------------------
+// ---- the stream
+// ------------------------------------------------------------------------------------------------
 
 void Shard::take_uplink_events() {
   for (uplink::Event& event : uplink_.take_events()) {
@@ -187,7 +192,8 @@ void Shard::take_headers(std::string_view headers) {
   }
 }
 
-// ---- what others see -------------------------------------------------------------------------------------------
+// ---- what others see
+// -------------------------------------------------------------------------------------------
 
 void Shard::publish() {
   current_.engine = engine_.counters();
@@ -219,8 +225,7 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
   }
   const auto by_name = [](const char* label, const auto& names, const auto& values) {
     std::vector<program::Sample> samples;
-    for (size_t i = 0; i < names.size(); ++i)
-      samples.push_back({values[i], {{label, names[i]}}});
+    for (size_t i = 0; i < names.size(); ++i) samples.push_back({values[i], {{label, names[i]}}});
     return samples;
   };
   using program::counter;

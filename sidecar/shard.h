@@ -1,6 +1,6 @@
-// A shard: one capture, one engine and one stream to the intercept, all driven by one thread. Packets are read in
-// batches off the ring, go through the engine and the rewriter where they lie, and leave as a batch on the stream; no
-// lock and no other thread stands between.
+// A shard: one capture, one engine and one stream to the intercept, all driven by one thread.
+// Packets are read in batches off the ring, go through the engine and the rewriter where they lie,
+// and leave as a batch on the stream; no lock and no other thread stands between.
 #pragma once
 
 #include <atomic>
@@ -34,7 +34,8 @@ class Shard : private capture::PacketReceiver {
   // Opens the capture; throws StartError where that fails.
   explicit Shard(Options options);
 
-  // Mirrors until `stop_descriptor` is readable, then resets what is open at the shadow and ends the stream.
+  // Mirrors until `stop_descriptor` is readable, then resets what is open at the shadow and ends
+  // the stream.
   void run(int stop_descriptor);
 
   // Any thread.
@@ -45,8 +46,7 @@ class Shard : private capture::PacketReceiver {
   using Clock = uplink::Uplink::Clock;
   // Packets that were captured and can't be used, by reason.
   enum class Unusable : uint8_t { not_tcp, fragment, malformed, bad_checksum };
-  static constexpr std::array unusable_names = {"not_tcp", "fragment", "malformed",
-                                                "bad_checksum"};
+  static constexpr std::array unusable_names = {"not_tcp", "fragment", "malformed", "bad_checksum"};
   struct Published {  // what the probes see: one moment, so that the sums close
     session::Counters engine;
     capture::CaptureCounters capture;

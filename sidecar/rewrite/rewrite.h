@@ -1,5 +1,6 @@
-// sidecar/rewrite/ turns the engine's segments into whole packets: leased source, shadow destination, fresh checksums.
-// Packets gather in batches, one behind the other, as the stream carries them.
+// sidecar/rewrite/ turns the engine's segments into whole packets: leased source, shadow
+// destination, fresh checksums. Packets gather in batches, one behind the other, as the stream
+// carries them.
 #pragma once
 
 #include <functional>

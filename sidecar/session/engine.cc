@@ -1,6 +1,8 @@
 #include "sidecar/session/engine.h"
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 
 namespace trafficmirror::session {
 namespace {
@@ -13,6 +15,16 @@ constexpr Duration shadow_down_pause = std::chrono::seconds(1);
 // A client that offers less than this is not followed: RFC 791 lets every path carry 68 bytes, and
 // segments of a few bytes each are an attack (CVE-2019-11479).
 constexpr uint16_t min_mss = 536;
+
+// Whether a client's bytes are surely the beginning of a request, for the protocol whose requests
+// say so: HTTP/1 (RFC 9110 section 9).
+bool begins_request(std::span<const uint8_t> bytes) {
+  constexpr std::array<std::string_view, 9> methods = {
+      "GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ", "OPTIONS ", "TRACE ", "PATCH "};
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  return std::any_of(methods.begin(), methods.end(),
+                     [&](std::string_view method) { return text.starts_with(method); });
+}
 
 // What an entry of a node-based map costs beside its value: pointers, the cached hash and the
 // allocator's header.
@@ -101,13 +113,13 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
   Flow& flow = add_flow(now, key);
   flow.syn = packet.tcp.sequence;
   flow.client = Reassembly(packet.tcp.sequence + 1);
-  flow.at_boundary = true;
+  flow.boundary = Boundary::certain;
   mirror(now, flow, &packet);
 }
 
-void Engine::on_idle_flow(Time now, const net::FlowKey& key) {
+void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
   if (flows_.contains(key) || source_ports_.contains(key.client)) return;
-  add_flow(now, key).at_boundary = true;
+  add_flow(now, key).boundary = boundary;
 }
 
 void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
@@ -159,17 +171,16 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   const net::SequenceNumber end = tcp.sequence + packet.payload_length;
   if (flow.client && end <= flow.client->next()) return;  // sent again
   const bool in_order = !flow.client || tcp.sequence == flow.client->next();
-  const bool begins_exchange =
-      flow.at_boundary || !flow.answer_seen || flow.new_answer(tcp.acknowledgment);
+  const bool first = flow.boundary == Boundary::certain ||
+                     (flow.boundary == Boundary::likely && begins_request(packet.payload));
+  const bool begins_exchange = first || !flow.answer_seen || flow.new_answer(tcp.acknowledgment);
   // A clean boundary: all that the client said before has been received and answered, and it has
   // seen the answer.
   const bool all_received = !flow.server_received || *flow.server_received == tcp.sequence;
-  const bool boundary =
-      in_order && all_received &&
-      (flow.at_boundary || (flow.answer_seen && flow.new_answer(tcp.acknowledgment)));
+  const bool boundary = in_order && all_received && (first || flow.new_answer(tcp.acknowledgment));
   if (boundary && !packet.cut() && now >= flow.retry_at) {
     if (mirror(now, flow, nullptr)) {
-      flow.at_boundary = false;
+      flow.boundary = Boundary::unknown;
       flow.client = Reassembly(tcp.sequence);
       flow.answer_seen = tcp.acknowledgment;
       take_client_bytes(now, flow, packet);
@@ -179,7 +190,7 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
     ++counters_[now < flow.retry_at ? ShedReason::shadow_down : ShedReason::mid_exchange];
   }
   flow.shed_counted = false;
-  flow.at_boundary = false;
+  flow.boundary = Boundary::unknown;
   flow.client = Reassembly(end);
   flow.saw_answer(tcp.acknowledgment);
 }

@@ -71,9 +71,9 @@ class Engine {
   // -- what was captured and received
   void on_production(Time now, const net::Packet& packet);
   void on_shadow(Time now, const net::Packet& packet);
-  // An open connection that is known to be between two exchanges, so that its next bytes can be
+  // An open connection that was found between two exchanges, so that its next bytes can be
   // mirrored. Ignored where packets of it were seen already.
-  void on_idle_flow(Time now, const net::FlowKey& key);
+  void on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary);
 
   // Puts out what is due.
   void run(Time now);

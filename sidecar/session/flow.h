@@ -14,6 +14,13 @@ namespace trafficmirror::session {
 
 struct SessionEntry;  // the engine's
 
+enum class Boundary : uint8_t {
+  unknown,
+  likely,   // the kernel could not tell whether a request came behind the last answer: the bytes
+            // themselves have to
+  certain,  // the flow is new, or was seen idle behind an answer
+};
+
 struct Flow : Timed {
   explicit Flow(const net::FlowKey& flow_key) : key(flow_key) {}
 
@@ -39,9 +46,8 @@ struct Flow : Timed {
   // The end of the server's bytes that the client had seen when it last spoke: a client that has
   // seen more begins a new exchange.
   std::optional<net::SequenceNumber> answer_seen;
-  // What the client sends next begins an exchange, though no answer was seen before it: the flow is
-  // new, or was known to be idle.
-  bool at_boundary = false;
+  // Whether what the client sends next begins an exchange, though no answer was seen before it.
+  Boundary boundary = Boundary::unknown;
   bool shed_counted = false;    // the exchange in hand is in a shed counter
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
   Time gap_deadline = never;    // what is missing by then was lost by the capture

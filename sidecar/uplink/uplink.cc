@@ -18,16 +18,19 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// The first attempt after a loss comes within 150 ms; then twice as long each time, up to two seconds. The jitter keeps
-// a hundred sidecars of one intercept from dialling in step.
+// The first attempt after a loss comes within 150 ms; then twice as long each time, up to two
+// seconds. The jitter keeps a hundred sidecars of one intercept from dialling in step.
 constexpr milliseconds first_pause(100);
 constexpr milliseconds longest_pause(2000);
 // An intercept that accepts the stream answers with a lease at once.
 constexpr milliseconds lease_timeout(5000);
-// Headers that wait to be taken; beyond it the stream is not read, and the intercept drops what it can't pass on.
+// Headers that wait to be taken; beyond it the stream is not read, and the intercept drops what it
+// can't pass on.
 constexpr size_t max_inbox_bytes = 4 << 20;
 
-net::Port to_port(uint32_t number) { return net::Port{static_cast<uint16_t>(number)}; }
+net::Port to_port(uint32_t number) {
+  return net::Port{static_cast<uint16_t>(number)};
+}
 
 std::optional<net::IpAddress> to_address(const std::string& bytes) {
   return net::IpAddress::from_bytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
@@ -45,8 +48,7 @@ std::optional<session::Lease> to_lease(const v1::Lease& message) {
   }
   for (const v1::Target& target : message.targets()) {
     const auto address = to_address(target.address());
-    if (!address || target.port() == 0 || target.port() > 65535 ||
-        target.production_port() > 65535)
+    if (!address || target.port() == 0 || target.port() > 65535 || target.production_port() > 65535)
       return std::nullopt;
     // RFC 791: a path carries at least 68 bytes; 576 is what every host has to take.
     const uint32_t mtu = std::clamp<uint32_t>(target.path_mtu(), 576, 65535);
@@ -59,7 +61,8 @@ std::optional<session::Lease> to_lease(const v1::Lease& message) {
 
 std::shared_ptr<grpc::Channel> make_channel(const net::HostPort& intercept) {
   grpc::ChannelArguments arguments;
-  // Each attempt is a channel of its own, so that the pauses between attempts are ours and not gRPC's.
+  // Each attempt is a channel of its own, so that the pauses between attempts are ours and not
+  // gRPC's.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 3000);  // which bounds connecting
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
@@ -68,9 +71,8 @@ std::shared_ptr<grpc::Channel> make_channel(const net::HostPort& intercept) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  const std::string host = intercept.host.find(':') == std::string::npos
-                               ? intercept.host
-                               : "[" + intercept.host + "]";
+  const std::string host =
+      intercept.host.find(':') == std::string::npos ? intercept.host : "[" + intercept.host + "]";
   return grpc::CreateCustomChannel(host + ":" + std::to_string(intercept.port.number),
                                    grpc::InsecureChannelCredentials(), arguments);
 }
@@ -106,10 +108,12 @@ struct Shared {
   }
 };
 
-// One attempt at a stream and, if it succeeds, the stream. The owner keeps it until it is told of its end.
+// One attempt at a stream and, if it succeeds, the stream. The owner keeps it until it is told of
+// its end.
 //
-// Operations are started under the mutex: the owner's can then not cross the end of the stream, since `ended_` is set
-// under it before the hold goes that keeps OnDone away. gRPC never calls back out of Start….
+// Operations are started under the mutex: the owner's can then not cross the end of the stream,
+// since `ended_` is set under it before the hold goes that keeps OnDone away. gRPC never calls back
+// out of Start….
 class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::InterceptMessage> {
  public:
   static std::shared_ptr<Stream> start(const Uplink::Options& options,
@@ -245,8 +249,8 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     std::string reason = drained_      ? "the intercept is ending"
                          : status.ok() ? "the intercept ended the stream"
                                        : status.error_message();
-    // The owner's reference is the last one: a channel joins gRPC's threads when it goes, so it must not go on one of
-    // them.
+    // The owner's reference is the last one: a channel joins gRPC's threads when it goes, so it
+    // must not go on one of them.
     self_.reset();
     shared->stream_running = false;
     shared->push(StreamLost{std::move(reason)}, 0);
@@ -357,7 +361,8 @@ class Uplink::Implementation {
 
  private:
   milliseconds jittered(milliseconds pause) {
-    return milliseconds(std::uniform_int_distribution<int64_t>(pause.count() / 2, pause.count() * 3 / 2)(random_));
+    return milliseconds(
+        std::uniform_int_distribution<int64_t>(pause.count() / 2, pause.count() * 3 / 2)(random_));
   }
 
   const Options options_;
@@ -374,14 +379,32 @@ class Uplink::Implementation {
 Uplink::Uplink(Options options)
     : implementation_(std::make_unique<Implementation>(std::move(options))) {}
 Uplink::~Uplink() = default;
-int Uplink::descriptor() const { return implementation_->descriptor(); }
-std::vector<Event> Uplink::take_events() { return implementation_->take_events(); }
-void Uplink::run(Clock::time_point now) { implementation_->run(now); }
-Uplink::Clock::time_point Uplink::next_dial() const { return implementation_->next_dial(); }
-void Uplink::send(std::string&& packets) { implementation_->send(std::move(packets)); }
-bool Uplink::full() const { return implementation_->full(); }
-void Uplink::ask_for_more_source_ports() { implementation_->ask_for_more_source_ports(); }
-void Uplink::finish(std::chrono::milliseconds timeout) { implementation_->finish(timeout); }
-const Uplink::Counters& Uplink::counters() const { return implementation_->counters(); }
+int Uplink::descriptor() const {
+  return implementation_->descriptor();
+}
+std::vector<Event> Uplink::take_events() {
+  return implementation_->take_events();
+}
+void Uplink::run(Clock::time_point now) {
+  implementation_->run(now);
+}
+Uplink::Clock::time_point Uplink::next_dial() const {
+  return implementation_->next_dial();
+}
+void Uplink::send(std::string&& packets) {
+  implementation_->send(std::move(packets));
+}
+bool Uplink::full() const {
+  return implementation_->full();
+}
+void Uplink::ask_for_more_source_ports() {
+  implementation_->ask_for_more_source_ports();
+}
+void Uplink::finish(std::chrono::milliseconds timeout) {
+  implementation_->finish(timeout);
+}
+const Uplink::Counters& Uplink::counters() const {
+  return implementation_->counters();
+}
 
 }  // namespace trafficmirror::uplink

@@ -1,8 +1,8 @@
-// sidecar/uplink/ is the stream to the intercept: packets go up in batches, leases and headers come down. It dials, and
-// dials again when the stream is lost.
+// sidecar/uplink/ is the stream to the intercept: packets go up in batches, leases and headers come
+// down. It dials, and dials again when the stream is lost.
 //
-// gRPC works on threads of its own. Everything here is called by the one thread that owns the uplink; what comes in
-// waits in a queue until that thread takes it.
+// gRPC works on threads of its own. Everything here is called by the one thread that owns the
+// uplink; what comes in waits in a queue until that thread takes it.
 #pragma once
 
 #include <chrono>
@@ -39,8 +39,8 @@ class Uplink {
     uint64_t dropped_batches = 0;  // there was no stream, or it took nothing for long
   };
 
-  // More than this waiting for the stream to take it, and it is full(): senders should hold back. Beyond twice as much
-  // batches are dropped, as a queue of a network would; TCP recovers.
+  // More than this waiting for the stream to take it, and it is full(): senders should hold back.
+  // Beyond twice as much batches are dropped, as a queue of a network would; TCP recovers.
   static constexpr size_t max_waiting_bytes = 1 << 20;
 
   explicit Uplink(Options options);
