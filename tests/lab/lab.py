@@ -233,9 +233,18 @@ class Lab:
         return self
 
     def __exit__(self, kind, error, trace):
+        if kind is not None and issubclass(kind, Exception):
+            self._say_last_words()
         keep = kind is not None and os.environ.get("LAB_KEEP") == "1"
         self._tear_down(keep)
         return False
+
+    def _say_last_words(self):
+        """The ends of the programs' logs: they go with the lab, and say why a test failed."""
+        for name in ("sidecar", "intercept"):
+            with contextlib.suppress(OSError), open(self.path(f"{name}.log")) as file:
+                lines = file.read().splitlines()[-20:]
+                print(f"\nthe last of {name}.log:", *lines, sep="\n  ", file=sys.stderr)
 
     def _open(self, path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
