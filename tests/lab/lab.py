@@ -204,10 +204,11 @@ class Host:
 class Lab:
     HOSTS = ("client", "production", "shadow", "intercept")
 
-    def __init__(self, hosts=HOSTS, mtu=1500, binaries=None):
+    def __init__(self, hosts=HOSTS, mtu=1500, binaries=None, last_words=True):
         self.mtu = mtu
         self.binaries = binaries or os.environ.get("TRAFFICMIRROR_BIN")
         self._children = []
+        self._last_words = last_words
         self._names = hosts
         self._losses = {}
         self._fds = []
@@ -233,7 +234,7 @@ class Lab:
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is not None and issubclass(kind, Exception):
+        if self._last_words and kind is not None and issubclass(kind, Exception):
             self._say_last_words()
         keep = kind is not None and os.environ.get("LAB_KEEP") == "1"
         self._tear_down(keep)
