@@ -139,7 +139,7 @@ def demo(seconds):
     say("  client ─► production (nginx)      copies: sidecar ─► intercept ─► shadow (nginx)")
     rates = ", ".join(f"{LOADS[kind]['rate']}/s {NAMES[kind]}" for kind in LOADS)
     say(f"  The load: {rates}.")
-    with Lab() as lab:
+    with Lab(last_words=False) as lab:
         sinks, servers = [], []
         for host in (lab.production, lab.shadow):
             sink = lab.sink(host, unix=lab.path(f"{host.name}.socket"))

@@ -204,10 +204,11 @@ class Host:
 class Lab:
     HOSTS = ("client", "production", "shadow", "intercept")
 
-    def __init__(self, hosts=HOSTS, mtu=1500, binaries=None):
+    def __init__(self, hosts=HOSTS, mtu=1500, binaries=None, last_words=True):
         self.mtu = mtu
         self.binaries = binaries or os.environ.get("TRAFFICMIRROR_BIN")
         self._children = []
+        self._last_words = last_words
         self._names = hosts
         self._losses = {}
         self._fds = []
@@ -233,9 +234,18 @@ class Lab:
         return self
 
     def __exit__(self, kind, error, trace):
+        if self._last_words and kind is not None and issubclass(kind, Exception):
+            self._say_last_words()
         keep = kind is not None and os.environ.get("LAB_KEEP") == "1"
         self._tear_down(keep)
         return False
+
+    def _say_last_words(self):
+        """The ends of the programs' logs: they go with the lab, and say why a test failed."""
+        for name in ("sidecar", "intercept"):
+            with contextlib.suppress(OSError), open(self.path(f"{name}.log")) as file:
+                lines = file.read().splitlines()[-20:]
+                print(f"\nthe last of {name}.log:", *lines, sep="\n  ", file=sys.stderr)
 
     def _open(self, path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -49,9 +49,13 @@ class LabTest(unittest.TestCase):
         missing = wanted - set(counts)
         foreign = set(counts) - wanted
         repeated = [name for name, count in counts.items() if count > 1]
-        self.assertFalse(missing, f"missing at the shadow, {some(missing)}")
-        self.assertFalse(foreign, f"at the shadow only, {some(foreign)}")
-        self.assertFalse(repeated, f"more than once at the shadow, {some(repeated)}")
+        differences = {
+            "missing at the shadow": missing,
+            "at the shadow only": foreign,
+            "more than once at the shadow": repeated,
+        }
+        found = [f"{what}, {some(names)}" for what, names in differences.items() if names]
+        self.assertEqual(found, [])
 
     def assert_sums_close(self, metrics):
         """opened = active + closed over all reasons."""

@@ -761,9 +761,7 @@ class Load {
   Latencies recent_;
 };
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   Options options;
   CLI::App app("Sends HTTP/1.1 requests on a fixed time grid, each with an id of its own.");
   app.add_option("--connect", options.connect, "HOST:PORT or [IPV6]:PORT")->required();
@@ -788,11 +786,17 @@ int main(int argc, char** argv) {
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
   prctl(PR_SET_TIMERSLACK, 5000UL);  // the grid is finer than the default slack of 50 microseconds
+  Load(options).run();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    Load(options).run();
+    return run(argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "trafficmirror-load: %s\n", error.what());
     return 1;
   }
-  return 0;
 }

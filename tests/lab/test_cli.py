@@ -17,6 +17,8 @@ WITHOUT_NET_ADMIN = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-
 
 
 class CommandLine(labtest.LabTest):
+    maxDiff = None
+
     @classmethod
     def setUpClass(cls):
         cls.lab = cls.enterClassContext(Lab())
@@ -40,9 +42,7 @@ class CommandLine(labtest.LabTest):
 
     def taken(self, host, port):
         with host.network():
-            listener = socket.socket()
-            listener.bind(("0.0.0.0", port))
-            listener.listen()
+            listener = socket.create_server(("0.0.0.0", port))
         self.addCleanup(listener.close)
 
     def test_wrong_flag(self):
