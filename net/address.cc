@@ -13,7 +13,7 @@ static_assert(sizeof(Endpoint) == 18 && sizeof(FlowKey) == 36);
 
 IpAddress IpAddress::from_ipv4(std::span<const uint8_t, 4> bytes) {
   IpAddress address;
-  std::copy(mapped_prefix.begin(), mapped_prefix.end(), address.bytes_.begin());
+  std::copy(mapped.begin(), mapped.end(), address.bytes_.begin() + 8);
   std::copy(bytes.begin(), bytes.end(), address.bytes_.begin() + 12);
   return address;
 }
