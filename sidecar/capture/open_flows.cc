@@ -80,7 +80,8 @@ int dump_sockets(mnl_socket* netlink, uint8_t family, Dump& dump) {
   for (;;) {
     const ssize_t size = mnl_socket_recvfrom(netlink, reply.data(), reply.size());
     if (size < 0) return errno;
-    const int result = mnl_cb_run(reply.data(), static_cast<size_t>(size), 0, port, on_socket, &dump);
+    const int result =
+        mnl_cb_run(reply.data(), static_cast<size_t>(size), 0, port, on_socket, &dump);
     if (result < 0) return errno;
     if (result == MNL_CB_STOP) return 0;
   }
@@ -90,17 +91,17 @@ int dump_sockets(mnl_socket* netlink, uint8_t family, Dump& dump) {
 
 std::vector<net::FlowKey> flows_between_exchanges(std::span<const net::Port> ports) {
   Dump dump{ports, {}};
-  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> netlink(mnl_socket_open(NETLINK_SOCK_DIAG),
-                                                                   mnl_socket_close);
-  int error = netlink == nullptr || mnl_socket_bind(netlink.get(), 0, MNL_SOCKET_AUTOPID) != 0
-                  ? errno
-                  : 0;
+  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> netlink(
+      mnl_socket_open(NETLINK_SOCK_DIAG), mnl_socket_close);
+  int error =
+      netlink == nullptr || mnl_socket_bind(netlink.get(), 0, MNL_SOCKET_AUTOPID) != 0 ? errno : 0;
   for (const uint8_t family : {uint8_t{AF_INET}, uint8_t{AF_INET6}})
     if (error == 0) error = dump_sockets(netlink.get(), family, dump);
   if (error == 0) return std::move(dump.flows);
-  spdlog::warn("open connections are adopted only after their next response: the kernel does not "
-               "list them ({})",
-               std::strerror(error));
+  spdlog::warn(
+      "open connections are adopted only after their next response: the kernel does not "
+      "list them ({})",
+      std::strerror(error));
   return {};
 }
 

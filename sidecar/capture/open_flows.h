@@ -9,8 +9,8 @@
 namespace trafficmirror::capture {
 
 // The established TCP connections of this network namespace to one of the local ports that are
-// between two exchanges: nothing waits in their queues, and the last data was the server's, or there
-// was none from the client yet. The next client bytes begin a new exchange there.
+// between two exchanges: nothing waits in their queues, and the last data was the server's, or
+// there was none from the client yet. The next client bytes begin a new exchange there.
 //
 // The kernel tells times in milliseconds, so a request that came within the same one as the last
 // response was sent can't be told from one that was answered.
