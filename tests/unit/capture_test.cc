@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
+#include <fstream>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -92,7 +93,9 @@ struct Case {
   bool ipv6;
 };
 
-void PrintTo(const Case& test_case, std::ostream* out) { *out << test_case.name; }
+void PrintTo(const Case& test_case, std::ostream* out) {
+  *out << test_case.name;
+}
 
 // Production in a namespace of its own and, over a veth pair, its client in another.
 class CaptureTest : public testing::TestWithParam<Case> {
@@ -102,10 +105,10 @@ class CaptureTest : public testing::TestWithParam<Case> {
     production_.emplace();
     client_.emplace();
     const NetworkNamespace::Visit visit(*production_);
-    NetworkNamespace::run(
-        "ip link add production type veth peer name client netns " + client_->path() +
-        " && ip addr add 10.9.0.1/24 dev production && ip link set production up"
-        " && ip -6 addr add fd09::1/64 dev production nodad");
+    NetworkNamespace::run("ip link add production type veth peer name client netns " +
+                          client_->path() +
+                          " && ip addr add 10.9.0.1/24 dev production && ip link set production up"
+                          " && ip -6 addr add fd09::1/64 dev production nodad");
     const NetworkNamespace::Visit other(*client_);
     NetworkNamespace::run(
         "ip addr add 10.9.0.2/24 dev client && ip link set client up"
@@ -124,14 +127,31 @@ class CaptureTest : public testing::TestWithParam<Case> {
 
   std::unique_ptr<Capture> open_capture(const Case& test_case, uint64_t ring_bytes = 16 << 20) {
     const NetworkNamespace::Visit visit(*production_);
-    return test_case.open({.interface = test_case.interface,
-                           .ports = {production_port},
-                           .ring_bytes = ring_bytes});
+    return test_case.open(
+        {.interface = test_case.interface, .ports = {production_port}, .ring_bytes = ring_bytes});
   }
 
   std::optional<NetworkNamespace> production_;
   std::optional<NetworkNamespace> client_;
 };
+
+// By this namespace's TCP. On a busy machine there are some even on lo.
+size_t retransmitted_segments(const NetworkNamespace& where) {
+  const NetworkNamespace::Visit visit(where);
+  std::ifstream counters("/proc/thread-self/net/snmp");
+  std::string line;
+  std::vector<std::string> names, values;
+  while (std::getline(counters, line)) {
+    std::istringstream words(line);
+    std::string protocol, word;
+    words >> protocol;
+    if (protocol != "Tcp:") continue;
+    names = std::exchange(values, {});
+    while (words >> word) values.push_back(word);
+  }
+  const auto found = std::find(names.begin(), names.end(), "RetransSegs");
+  return std::stoul(values.at(static_cast<size_t>(found - names.begin())));
+}
 
 class CaptureOverVethTest : public CaptureTest {};
 class CaptureOfIpv6Test : public CaptureTest {};
@@ -190,27 +210,24 @@ TEST_P(CaptureTest, CopiesRequestsWholeAndResponsesByTheirHeaders) {
   const auto& [key, flow] = *recorder.flows.begin();
   EXPECT_EQ(key, flow_key);
   EXPECT_TRUE(flow.received == request) << flow.received.size() << " bytes";
-  EXPECT_GE(flow.client_bytes, request.size());
-  EXPECT_GE(flow.server_bytes, response_size);
-  // Nothing is lost, and so sent twice, on lo: there, once means once.
-  if (!GetParam().over_veth) {
+  if (retransmitted_segments(*production_) + retransmitted_segments(*client_) == 0) {
     EXPECT_EQ(flow.client_bytes, request.size());
     EXPECT_EQ(flow.server_bytes, response_size);
   }
   EXPECT_GT(flow.largest_request, 10'000) << "no super-packet";
   EXPECT_LE(flow.largest_response_capture, response_snap_length);
   EXPECT_EQ(recorder.unreadable, 0);
+  // Nothing here has seen a wire, which the ring is told and libpcap is not.
+  if (GetParam().open == open_ring_capture) EXPECT_EQ(recorder.vouched, recorder.packets);
   const CaptureCounters counters = capture->counters();
   EXPECT_EQ(counters.packets, recorder.packets);
   EXPECT_EQ(counters.drops, 0);
-  std::printf("%zu packets, %zu vouched for, the largest of %zu bytes\n", recorder.packets,
-              recorder.vouched, flow.largest_request);
 }
 
 TEST_P(CaptureOverVethTest, LeavesOutWhatProductionAsksOfOthersOnThatPort) {
   const auto capture = open_capture(GetParam());
-  const net::Endpoint address = {
-      *net::IpAddress::parse(GetParam().ipv6 ? "fd09::2" : "10.9.0.2"), production_port};
+  const net::Endpoint address = {*net::IpAddress::parse(GetParam().ipv6 ? "fd09::2" : "10.9.0.2"),
+                                 production_port};
   std::optional<Socket> listener;
   std::optional<Socket> client;
   {
@@ -313,7 +330,9 @@ std::vector<Case> cases_where(bool (*fits)(const Case&)) {
   std::copy_if(std::begin(cases), std::end(cases), std::back_inserter(fitting), fits);
   return fitting;
 }
-std::string name_of(const testing::TestParamInfo<Case>& test) { return test.param.name; }
+std::string name_of(const testing::TestParamInfo<Case>& test) {
+  return test.param.name;
+}
 
 INSTANTIATE_TEST_SUITE_P(Both, CaptureTest, testing::ValuesIn(cases), name_of);
 INSTANTIATE_TEST_SUITE_P(Both, CaptureOverVethTest,
@@ -339,7 +358,8 @@ TEST(Capture, AnUnknownInterfaceIsNamedWithThoseThereAre) {
       FAIL();
     } catch (const program::StartError& error) {
       const std::string text = error.what();
-      EXPECT_EQ(text.rfind("--interface eth9 does not exist: choose any, or one of ", 0), 0) << text;
+      EXPECT_EQ(text.rfind("--interface eth9 does not exist: choose any, or one of ", 0), 0)
+          << text;
       EXPECT_NE(text.find("lo"), std::string::npos);
       EXPECT_NE(text.find("eth7"), std::string::npos);
     }
@@ -366,8 +386,10 @@ TEST(Capture, TheDefaultRouteChoosesTheInterface) {
   const NetworkNamespace alone;
   const NetworkNamespace::Visit visit(alone);
   NetworkNamespace::run(
-      "ip link add eth7 type veth peer name peer7 && ip addr add 10.9.0.1/24 dev eth7 && ip link set eth7 up"
-      " && ip link add eth8 type veth peer name peer8 && ip addr add 10.8.0.1/24 dev eth8 && ip link set eth8 up"
+      "ip link add eth7 type veth peer name peer7 && ip addr add 10.9.0.1/24 dev eth7 && ip link "
+      "set eth7 up"
+      " && ip link add eth8 type veth peer name peer8 && ip addr add 10.8.0.1/24 dev eth8 && ip "
+      "link set eth8 up"
       " && ip -6 addr add fd08::1/64 dev eth8 nodad");
   EXPECT_THROW(default_route_interface(), program::StartError);
   NetworkNamespace::run("ip -6 route add default via fd08::2 dev eth8");

@@ -81,8 +81,8 @@ class Socket {
     Socket socket(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
     // Destination options with nothing in them but padding (RFC 8200 section 4.6).
     constexpr unsigned char padding[8] = {0, 0, 1, 4, 0, 0, 0, 0};
-    if (with_extension_header && setsockopt(socket.descriptor(), IPPROTO_IPV6, IPV6_DSTOPTS,
-                                            padding, sizeof padding) != 0)
+    if (with_extension_header &&
+        setsockopt(socket.descriptor(), IPPROTO_IPV6, IPV6_DSTOPTS, padding, sizeof padding) != 0)
       throw std::runtime_error(std::string("IPV6_DSTOPTS: ") + std::strerror(errno));
     if (connect(socket.descriptor(), address.get(), address.size) != 0)
       throw std::runtime_error("connect " + to.to_string() + ": " + std::strerror(errno));

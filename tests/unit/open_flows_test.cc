@@ -71,8 +71,7 @@ TEST(OpenFlows, OfADualStackServerAreIpv4WhereTheyAre) {
   const NetworkNamespace alone;
   const NetworkNamespace::Visit visit(alone);
   const Socket listener = Socket::listening(*net::Endpoint::parse("[::]:8080"));
-  const Connection connection =
-      Connection::open(listener, *net::Endpoint::parse("127.0.0.1:8080"));
+  const Connection connection = Connection::open(listener, *net::Endpoint::parse("127.0.0.1:8080"));
   const net::Port port{8080};
   EXPECT_EQ(flows_between_exchanges({&port, 1}), std::vector{connection.key});
 }
