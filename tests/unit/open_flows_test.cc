@@ -76,14 +76,16 @@ TEST(OpenFlows, OfADualStackServerAreIpv4WhereTheyAre) {
   EXPECT_EQ(flows_between_exchanges({&port, 1}), std::vector{connection.key});
 }
 
-TEST(OpenFlows, AreFoundAmongThousands) {
+TEST(OpenFlows, OfWhichThereMayBeHundreds) {
   SKIP_UNLESS_ROOT();
   const NetworkNamespace alone;
   const NetworkNamespace::Visit visit(alone);
   const net::Endpoint address = *net::Endpoint::parse("127.0.0.1:8080");
   const Socket listener = Socket::listening(address);
   std::vector<Connection> connections;
-  for (int i = 0; i < 400; ++i) connections.push_back(Connection::open(listener, address));
+  constexpr size_t count = 400;
+  connections.reserve(count);
+  while (connections.size() < count) connections.push_back(Connection::open(listener, address));
   const net::Port port{8080};
   EXPECT_EQ(flows_between_exchanges({&port, 1}).size(), connections.size());
 }
