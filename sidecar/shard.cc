@@ -141,12 +141,15 @@ void Shard::on_captured(const capture::CapturedPacket& captured) {
 // has been captured meanwhile is more recent, so it is looked at first, and flows that spoke wait
 // for their next boundary.
 void Shard::take_up_open_flows() {
-  const std::vector<net::FlowKey> flows = capture::flows_between_exchanges(options_.capture.ports);
+  const std::vector<capture::OpenFlow> flows =
+      capture::flows_between_exchanges(options_.capture.ports);
   read_capture();
-  for (const net::FlowKey& flow : flows)
-    engine_.on_idle_flow(now_, flow, session::Boundary::certain);
+  for (const capture::OpenFlow& flow : flows)
+    engine_.on_idle_flow(now_, flow.key,
+                         flow.certain ? session::Boundary::certain : session::Boundary::likely);
   if (!flows.empty())
-    spdlog::info("{} open connections will be mirrored from their next request on", flows.size());
+    spdlog::info("{} connections are open and idle: they are mirrored from their next request on",
+                 flows.size());
 }
 
 // ---- the stream

@@ -104,9 +104,18 @@ void add_port_check(Assembler& program, const FilterOptions& options, int32_t po
   program.place(ipv6);
   program.load(BPF_B, network + 6);
   program.jump_if(IPPROTO_TCP, ipv6_tcp);
-  for (const uint32_t extension :
-       {IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_DSTOPTS})
-    program.jump_if(extension, verdicts.extended);
+  const auto extension = program.make_label();
+  const auto jump_if_extension = [&](Assembler::Label match) {
+    for (const uint32_t type :
+         {IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_DSTOPTS})
+      program.jump_if(type, match);
+  };
+  jump_if_extension(extension);
+  program.jump(verdicts.other);
+  program.place(extension);
+  program.load(BPF_B, network + static_cast<int32_t>(net::ipv6_header_length));  // what comes next
+  program.jump_if(IPPROTO_TCP, verdicts.extended);
+  jump_if_extension(verdicts.extended);
   program.jump(verdicts.other);
   program.place(ipv6_tcp);
   program.load(BPF_H, network + static_cast<int32_t>(net::ipv6_header_length) + port_offset);

@@ -11,8 +11,9 @@
 // On lo each packet is seen twice, going out and then coming in. There, what goes out is passed
 // over and what comes in is a request or a response by its ports: libpcap shows nothing else of lo.
 //
-// IPv6 packets whose TCP header stands behind extension headers are let through whole, for user
-// space to judge. Only the first fragment of an IPv4 packet has ports; the others are left out.
+// IPv6 packets with TCP, or further headers, behind an extension header are let through whole, for
+// user space to judge. Only the first fragment of an IPv4 packet has ports; the others are left
+// out.
 #pragma once
 
 #include <cstdint>

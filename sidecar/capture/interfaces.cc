@@ -94,9 +94,10 @@ program::StartError open_error(const std::string& interface, const std::string& 
 std::string default_route_interface() {
   if (const auto route = ipv4_default_route()) return route->interface;
   if (const auto route = ipv6_default_route()) return route->interface;
-  throw program::StartError("there is no default route to choose an interface by: give --interface "
-                            "any, or one of " +
-                            interface_names());
+  throw program::StartError(
+      "there is no default route to choose an interface by: give --interface "
+      "any, or one of " +
+      interface_names());
 }
 
 }  // namespace trafficmirror::capture

@@ -21,7 +21,7 @@ constexpr uint32_t established = 1;  // TCP_ESTABLISHED of the kernel's tcp_stat
 
 struct Dump {
   std::span<const net::Port> ports;
-  std::vector<net::FlowKey> flows;
+  std::vector<OpenFlow> flows;
 };
 
 net::IpAddress to_address(uint8_t family, const __be32 (&words)[4]) {
@@ -30,8 +30,16 @@ net::IpAddress to_address(uint8_t family, const __be32 (&words)[4]) {
                            : net::IpAddress::from_ipv6(std::span<const uint8_t, 16>(bytes, 16));
 }
 
+// All of these are ages: less is later.
 bool is_between_exchanges(const tcp_info& info) {
   return info.tcpi_bytes_received == 0 || info.tcpi_last_data_sent <= info.tcpi_last_data_recv;
+}
+
+// Something was sent after the last request: data, or what the client's bare acknowledgment that
+// came after it is for.
+bool is_certain(const tcp_info& info) {
+  return info.tcpi_bytes_received == 0 || info.tcpi_last_data_sent < info.tcpi_last_data_recv ||
+         info.tcpi_last_ack_recv < info.tcpi_last_data_recv;
 }
 
 int find_info(const nlattr* attribute, void* data) {
@@ -56,8 +64,9 @@ int on_socket(const nlmsghdr* message, void* data) {
               std::min<size_t>(sizeof info, mnl_attr_get_payload_len(info_attribute)));
   if (is_between_exchanges(info))
     dump.flows.push_back(
-        {{to_address(socket.idiag_family, socket.id.idiag_dst), {ntohs(socket.id.idiag_dport)}},
-         {to_address(socket.idiag_family, socket.id.idiag_src), port}});
+        {{{to_address(socket.idiag_family, socket.id.idiag_dst), {ntohs(socket.id.idiag_dport)}},
+          {to_address(socket.idiag_family, socket.id.idiag_src), port}},
+         is_certain(info)});
   return MNL_CB_OK;
 }
 
@@ -80,7 +89,8 @@ int dump_sockets(mnl_socket* netlink, uint8_t family, Dump& dump) {
   for (;;) {
     const ssize_t size = mnl_socket_recvfrom(netlink, reply.data(), reply.size());
     if (size < 0) return errno;
-    const int result = mnl_cb_run(reply.data(), static_cast<size_t>(size), 0, port, on_socket, &dump);
+    const int result =
+        mnl_cb_run(reply.data(), static_cast<size_t>(size), 0, port, on_socket, &dump);
     if (result < 0) return errno;
     if (result == MNL_CB_STOP) return 0;
   }
@@ -88,19 +98,19 @@ int dump_sockets(mnl_socket* netlink, uint8_t family, Dump& dump) {
 
 }  // namespace
 
-std::vector<net::FlowKey> flows_between_exchanges(std::span<const net::Port> ports) {
+std::vector<OpenFlow> flows_between_exchanges(std::span<const net::Port> ports) {
   Dump dump{ports, {}};
-  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> netlink(mnl_socket_open(NETLINK_SOCK_DIAG),
-                                                                   mnl_socket_close);
-  int error = netlink == nullptr || mnl_socket_bind(netlink.get(), 0, MNL_SOCKET_AUTOPID) != 0
-                  ? errno
-                  : 0;
+  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> netlink(
+      mnl_socket_open(NETLINK_SOCK_DIAG), mnl_socket_close);
+  int error =
+      netlink == nullptr || mnl_socket_bind(netlink.get(), 0, MNL_SOCKET_AUTOPID) != 0 ? errno : 0;
   for (const uint8_t family : {uint8_t{AF_INET}, uint8_t{AF_INET6}})
     if (error == 0) error = dump_sockets(netlink.get(), family, dump);
   if (error == 0) return std::move(dump.flows);
-  spdlog::warn("open connections are adopted only after their next response: the kernel does not "
-               "list them ({})",
-               std::strerror(error));
+  spdlog::warn(
+      "open connections are adopted only after their next response: the kernel does not "
+      "list them ({})",
+      std::strerror(error));
   return {};
 }
 

@@ -8,15 +8,21 @@
 
 namespace trafficmirror::capture {
 
+struct OpenFlow {
+  net::FlowKey key;
+  // False where a request may have come behind the last answer: the kernel's times are of
+  // milliseconds, some of ticks of four, and do not tell which of the two was later.
+  bool certain = false;
+
+  auto operator<=>(const OpenFlow&) const = default;
+};
+
 // The established TCP connections of this network namespace to one of the local ports that are
-// between two exchanges: nothing waits in their queues, and the last data was the server's, or there
-// was none from the client yet. The next client bytes begin a new exchange there.
-//
-// The kernel tells times in milliseconds, so a request that came within the same one as the last
-// response was sent can't be told from one that was answered.
+// between two exchanges: nothing waits in their queues, and the last data was the server's, or
+// there was none from the client yet. The next client bytes begin a new exchange there.
 //
 // Empty when the kernel can't be asked, with a warning in the log: those flows are then adopted
 // after their next response.
-std::vector<net::FlowKey> flows_between_exchanges(std::span<const net::Port> ports);
+std::vector<OpenFlow> flows_between_exchanges(std::span<const net::Port> ports);
 
 }  // namespace trafficmirror::capture

@@ -1,6 +1,4 @@
 // The capture through libpcap, for kernels and interfaces where the ring of our own does not do.
-#include <pcap/pcap.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <limits>
@@ -10,6 +8,7 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
+#include <pcap/pcap.h>
 #include <sys/socket.h>
 
 #include "net/bytes.h"
@@ -72,14 +71,14 @@ class PcapCapture : public Capture {
     pcap_.reset(pcap_create(interface_.c_str(), error.data()));
     if (pcap_ == nullptr) throw failure(error.data());
     pcap_set_snaplen(pcap_.get(), snap_length);
-    pcap_set_buffer_size(pcap_.get(),
-                         static_cast<int>(std::min<uint64_t>(options.ring_bytes,
-                                                             std::numeric_limits<int>::max())));
+    pcap_set_buffer_size(pcap_.get(), static_cast<int>(std::min<uint64_t>(
+                                          options.ring_bytes, std::numeric_limits<int>::max())));
     pcap_set_timeout(pcap_.get(), timeout_milliseconds);
     pcap_set_protocol_linux(pcap_.get(), silent_protocol);
     const int status = pcap_activate(pcap_.get());
     if (status == PCAP_ERROR_PERM_DENIED) throw open_error(interface_, "pcap_activate", EPERM);
-    if (status < 0) throw failure(std::string(pcap_statustostr(status)) + " (" + last_error() + ")");
+    if (status < 0)
+      throw failure(std::string(pcap_statustostr(status)) + " (" + last_error() + ")");
     if (pcap_setnonblock(pcap_.get(), 1, error.data()) != 0) throw failure(error.data());
     link_type_ = pcap_datalink(pcap_.get());
     if (!is_known_link_type(link_type_))

@@ -1,6 +1,6 @@
 // The capture of our own: an AF_PACKET socket whose packets the kernel writes into memory that we
-// share with it, a ring of blocks of many packets each (TPACKET_V3), so that reading takes no system
-// call and no copy.
+// share with it, a ring of blocks of many packets each (TPACKET_V3), so that reading takes no
+// system call and no copy.
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -21,9 +21,9 @@ namespace trafficmirror::capture {
 namespace {
 
 // A block goes to us when it is full or a millisecond after its first packet, however little is in
-// it by then. So the number of blocks bounds, in milliseconds, how long a thin stream of packets may
-// go unread, and they are as small as can be: each must be able to hold the largest super-packet of
-// 64 KiB, and the kernel allocates powers of two.
+// it by then. So the number of blocks bounds, in milliseconds, how long a thin stream of packets
+// may go unread, and they are as small as can be: each must be able to hold the largest
+// super-packet of 64 KiB, and the kernel allocates powers of two.
 constexpr uint32_t block_size = 128U << 10;
 constexpr uint32_t block_timeout_milliseconds = 1;
 constexpr uint64_t min_blocks = 8;
@@ -95,7 +95,8 @@ class RingCapture : public Capture {
     request.tp_retire_blk_tov = block_timeout_milliseconds;
     check(setsockopt(socket_, SOL_PACKET, PACKET_RX_RING, &request, sizeof request) == 0,
           "PACKET_RX_RING");
-    void* const memory = mmap(nullptr, ring_length(), PROT_READ | PROT_WRITE, MAP_SHARED, socket_, 0);
+    void* const memory =
+        mmap(nullptr, ring_length(), PROT_READ | PROT_WRITE, MAP_SHARED, socket_, 0);
     check(memory != MAP_FAILED, "mmap");
     ring_ = static_cast<uint8_t*>(memory);
 
@@ -121,8 +122,7 @@ class RingCapture : public Capture {
 
   void read_block(const tpacket_block_desc& block, PacketReceiver& receiver) {
     const uint32_t packets = block.hdr.bh1.num_pkts;
-    const auto* at =
-        reinterpret_cast<const uint8_t*>(&block) + block.hdr.bh1.offset_to_first_pkt;
+    const auto* at = reinterpret_cast<const uint8_t*>(&block) + block.hdr.bh1.offset_to_first_pkt;
     for (uint32_t i = 0; i < packets; ++i) {
       const auto& header = *reinterpret_cast<const tpacket3_hdr*>(at);
       CapturedPacket packet;
