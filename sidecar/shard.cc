@@ -15,14 +15,24 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// At least so much time lies between two messages on the stream, except where a batch is full. What
-// comes alone goes out at once, what comes in quick succession shares a message.
-constexpr microseconds flush_interval(250);
+// After a look at what has come in the next one follows no sooner than this. What comes alone is
+// passed on at once; what comes in quick succession shares a wake-up and a message on the stream,
+// which cost most of what mirroring costs.
+constexpr microseconds pace(500);
 constexpr milliseconds reopen_pause(500);
 constexpr milliseconds finish_timeout(2000);
 
 session::Time to_engine_time(uplink::Uplink::Clock::time_point time) {
   return session::Time(std::chrono::duration_cast<session::Duration>(time.time_since_epoch()));
+}
+
+// Until one of the descriptors is ready, or it is `time`.
+void wait_until(uplink::Uplink::Clock::time_point time, std::span<pollfd> descriptors) {
+  using std::chrono::seconds;
+  const auto now = uplink::Uplink::Clock::now();
+  const auto left = std::max(time, now) - now;
+  const timespec timeout{.tv_sec = left / seconds(1), .tv_nsec = (left % seconds(1)).count()};
+  ::ppoll(descriptors.data(), descriptors.size(), &timeout, nullptr);
 }
 
 std::span<const uint8_t> as_bytes(std::string_view text) {
@@ -46,28 +56,25 @@ void Shard::open_capture() {
 }
 
 void Shard::run(int stop_descriptor) {
-  ::prctl(PR_SET_TIMERSLACK,
-          10'000);  // nanoseconds; the default of 50 µs is a fifth of flush_interval
+  ::prctl(PR_SET_TIMERSLACK, 10'000);  // nanoseconds; the default is 50 µs
   now_ = to_engine_time(Clock::now());
   take_up_open_flows();
-  for (;;) {
-    uplink_.run(Clock::now());
-    publish();
+  for (auto now = Clock::now();;) {
     std::array<pollfd, 3> waiting{{{stop_descriptor, POLLIN, 0},
                                    {uplink_.descriptor(), POLLIN, 0},
                                    {capture_ ? capture_->descriptor() : -1, POLLIN, 0}}};
-    const auto wait = std::max(deadline() - Clock::now(), Clock::duration::zero());
-    const timespec timeout{.tv_sec = wait / std::chrono::seconds(1),
-                           .tv_nsec = (wait % std::chrono::seconds(1)).count()};
-    ::ppoll(waiting.data(), waiting.size(), &timeout, nullptr);
-    const auto now = Clock::now();
+    wait_until(now + pace, std::span(waiting).first(1));
+    wait_until(deadline(), waiting);
+    now = Clock::now();
     now_ = to_engine_time(now);
     if (waiting[0].revents != 0) break;
     if (waiting[1].revents != 0) take_uplink_events();
+    uplink_.run(now);
     if (waiting[2].revents != 0 || (!capture_ && now >= reopen_at_)) read_capture();
     engine_.set_uplink_full(uplink_.full());
     engine_.run(now_);
-    flush(now);
+    rewriter_.flush();
+    publish();
   }
   engine_.drain(now_);
   rewriter_.flush();
@@ -80,20 +87,12 @@ Shard::Clock::time_point Shard::deadline() const {
   Clock::time_point at = Clock::now() + std::chrono::seconds(1);
   at = std::min(at, uplink_.next_dial());
   if (!capture_) at = std::min(at, reopen_at_);
-  if (!rewriter_.empty()) at = std::min(at, last_flush_ + flush_interval);
   if (engine_.deadline() != session::never)
     at = std::min(at, Clock::time_point(engine_.deadline().time_since_epoch()));
   return at;
 }
 
-void Shard::flush(Clock::time_point now) {
-  if (rewriter_.empty() || now < last_flush_ + flush_interval) return;
-  rewriter_.flush();
-  last_flush_ = now;
-}
-
 // ---- capture
-// ---------------------------------------------------------------------------------------------------
 
 void Shard::read_capture() {
   if (!capture_) {
@@ -153,7 +152,6 @@ void Shard::take_up_open_flows() {
 }
 
 // ---- the stream
-// ------------------------------------------------------------------------------------------------
 
 void Shard::take_uplink_events() {
   for (uplink::Event& event : uplink_.take_events()) {
@@ -196,7 +194,6 @@ void Shard::take_headers(std::string_view headers) {
 }
 
 // ---- what others see
-// -------------------------------------------------------------------------------------------
 
 void Shard::publish() {
   current_.engine = engine_.counters();

@@ -63,7 +63,6 @@ class Shard : private capture::PacketReceiver {
   void take_up_open_flows();
   void take_uplink_events();
   void take_headers(std::string_view headers);
-  void flush(Clock::time_point now);
   void publish();
   // The latest moment at which something has to be done though no descriptor is readable.
   Clock::time_point deadline() const;
@@ -75,7 +74,6 @@ class Shard : private capture::PacketReceiver {
   std::unique_ptr<capture::Capture> capture_;  // null while the interface is gone
   capture::CaptureCounters earlier_captures_;
   Clock::time_point reopen_at_;
-  Clock::time_point last_flush_;
   bool asked_for_ports_ = false;
   session::Time now_;
   Published current_;

@@ -20,7 +20,6 @@ class Rewriter : public session::SegmentSink {
 
   void send(const session::Path& path, const session::Segment& segment) override;
 
-  bool empty() const { return batch_.empty(); }
   void flush();
 
  private:
