@@ -81,9 +81,10 @@ class Intercept::Implementation {
         injector_(options_.interface, counters_),
         tap_(options_.interface, options_.source_ports, counters_) {
     look_up_paths();
+    // Nothing is proven yet, so a stream that comes now is told to come back.
+    service_ = std::make_unique<Service>(options_.listen, relay_, counters_);
     kernel_state_ = std::make_unique<KernelState>(KernelState::Wanted{
         options_.interface, options_.source_ports, relay_.own_addresses()});
-    service_ = std::make_unique<Service>(options_.listen, relay_, counters_);
     tap_thread_ = std::thread([this] {
       tap_.run([this](std::span<const Tap::Headers> packets) { relay_.headers(packets); });
     });
