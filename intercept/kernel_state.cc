@@ -105,8 +105,7 @@ KernelState::KernelState(Wanted wanted)
   if (!nft_) throw program::StartError("nftables can't be reached: out of memory");
   ::nft_ctx_buffer_output(nft_.get());
   ::nft_ctx_buffer_error(nft_.get());
-  ::nft_ctx_output_set_flags(nft_.get(),
-                             NFT_CTX_OUTPUT_STATELESS | NFT_CTX_OUTPUT_NUMERIC_ALL);
+  ::nft_ctx_output_set_flags(nft_.get(), NFT_CTX_OUTPUT_STATELESS | NFT_CTX_OUTPUT_NUMERIC_ALL);
   reserve_ports();
   if (!make_table()) {
     release_ports();

@@ -101,8 +101,9 @@ TEST(HttpServer, AnAddressOfAnotherHostIsAStartError) {
     const HttpServer server({"192.0.2.1", {9464}}, ready_without_metrics());
     FAIL();
   } catch (const StartError& error) {
-    EXPECT_STREQ(error.what(),
-                 "--http 192.0.2.1:9464 is no address of this host: choose one, or 0.0.0.0 for all");
+    EXPECT_STREQ(
+        error.what(),
+        "--http 192.0.2.1:9464 is no address of this host: choose one, or 0.0.0.0 for all");
   }
 }
 
@@ -115,8 +116,8 @@ TEST(HttpServer, BindsIpv6ForBothFamilies) {
 }
 
 TEST(HttpServer, StopsAlthoughAClientSaysNothing) {
-  auto server = std::make_unique<HttpServer>(net::HostPort{"127.0.0.1", {0}},
-                                             ready_without_metrics());
+  auto server =
+      std::make_unique<HttpServer>(net::HostPort{"127.0.0.1", {0}}, ready_without_metrics());
   const int silent = connect_to(server->port());
   const auto begin = std::chrono::steady_clock::now();
   server.reset();

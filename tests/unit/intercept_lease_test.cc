@@ -1,5 +1,3 @@
-#include "intercept/lease.h"
-
 #include <array>
 #include <set>
 
@@ -7,6 +5,7 @@
 
 #include "intercept/batch.h"
 #include "intercept/kernel_state.h"
+#include "intercept/lease.h"
 #include "intercept/options.h"
 #include "tests/unit/tcp_packets.h"
 
@@ -192,8 +191,7 @@ TEST(Lease, AStreamThatEndsResetsWhatIsOpen) {
        {102, 101}},
       {"half closed", {sent(syn, 100), received(syn_ack, 101), sent(fin, 101)}, {102, 101}},
       {"closed by both",
-       {sent(syn, 100), received(syn_ack, 101), sent(fin, 101), received(fin, 102),
-        sent(ack, 102)},
+       {sent(syn, 100), received(syn_ack, 101), sent(fin, 101), received(fin, 102), sent(ack, 102)},
        {}},
       {"the port used again", {sent(syn, 100), sent(rst, 101), sent(syn, 7)}, {8, 7}},
   };
@@ -241,7 +239,8 @@ TEST(ClosedPort, AnswersAsRfc9293Says) {
       {"SYN,ACK",
        {.sequence = 5, .acknowledgment = 78, .flags = {.syn = true, .ack = true}},
        {"10.0.1.2:10001 > 10.0.0.5:8080 RST seq 78 ack 0 len 0"}},
-      {"SYN", {.sequence = 5, .flags = {.syn = true}},
+      {"SYN",
+       {.sequence = 5, .flags = {.syn = true}},
        {"10.0.1.2:10001 > 10.0.0.5:8080 RST,ACK seq 0 ack 6 len 0"}},
       {"RST", {.sequence = 5, .flags = {.rst = true}}, {}},
       {"RST,ACK", {.sequence = 5, .acknowledgment = 1, .flags = {.rst = true, .ack = true}}, {}},

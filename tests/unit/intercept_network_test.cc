@@ -86,8 +86,8 @@ class InterceptNetwork : public testing::Test {
 std::unique_ptr<OtherHost> InterceptNetwork::shadow;
 
 TEST_F(InterceptNetwork, ThePathIsWhatTheKernelSays) {
-  for (const auto& [target, own] : {std::pair("10.99.0.2:80", "10.99.0.1"),
-                                    std::pair("[fd99::2]:80", "fd99::1")}) {
+  for (const auto& [target, own] :
+       {std::pair("10.99.0.2:80", "10.99.0.1"), std::pair("[fd99::2]:80", "fd99::1")}) {
     const auto path = look_up_path("here", *net::Endpoint::parse(target));
     ASSERT_TRUE(std::holds_alternative<Path>(path)) << std::get<std::string>(path);
     EXPECT_EQ(std::get<Path>(path), (Path{*net::IpAddress::parse(own), 1500}));
@@ -103,7 +103,9 @@ TEST_F(InterceptNetwork, TheKernelsStateIsMadeHeldAndRemoved) {
   // Left behind by a killed run.
   shell("nft add table inet trafficmirror && nft add chain inet trafficmirror old");
   const KernelState::Wanted wanted{
-      "here", {10000, 32767}, {*net::IpAddress::parse("10.99.0.1"), *net::IpAddress::parse("fd99::1")}};
+      "here",
+      {10000, 32767},
+      {*net::IpAddress::parse("10.99.0.1"), *net::IpAddress::parse("fd99::1")}};
   {
     KernelState state(wanted);
     EXPECT_TRUE(table_stands());
@@ -141,8 +143,8 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   };
   const Segment data{.sequence = 1, .flags = ack, .payload = std::string(100, 'x')};
   const std::string good = packet("10.99.0.1:10001", "10.99.0.2:9", data);
-  const std::string too_long = packet("10.99.0.1:10001", "10.99.0.2:9",
-                                      {.payload = std::string(2000, 'x')});
+  const std::string too_long =
+      packet("10.99.0.1:10001", "10.99.0.2:9", {.payload = std::string(2000, 'x')});
   const std::string no_route = packet("[fd99::1]:10001", "[fd00::1]:9", data);
   const std::string good_v6 = packet("[fd99::1]:10001", "[fd99::2]:9", data);
   injector.send(good + too_long + good_v6 + no_route + good);
@@ -151,8 +153,9 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   EXPECT_EQ(errors(InjectError::too_long), 1u);
   EXPECT_EQ(errors(InjectError::unreachable), 1u);
 
-  shell("nft add table inet t && nft add chain inet t c '{ type filter hook output priority 0; }'"
-        " && nft add rule inet t c tcp sport 10001 drop");
+  shell(
+      "nft add table inet t && nft add chain inet t c '{ type filter hook output priority 0; }'"
+      " && nft add rule inet t c tcp sport 10001 drop");
   injector.send(good);
   shell("nft delete table inet t");
   EXPECT_EQ(errors(InjectError::not_permitted), 1u);
@@ -170,8 +173,8 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
   std::thread thread([&] {
     tap.run([&](std::span<const Tap::Headers> headers) {
       for (const Tap::Headers each : headers)
-        seen.push_back(describe(
-            tests::parsed({reinterpret_cast<const char*>(each.data()), each.size()})));
+        seen.push_back(
+            describe(tests::parsed({reinterpret_cast<const char*>(each.data()), each.size()})));
       if (seen.back().find(":20010") != std::string::npos) tap.stop();
     });
   });
@@ -180,17 +183,39 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
     Injector injector("there", of_shadow);
     const Segment data{.sequence = 7, .flags = ack, .payload = std::string(1000, 'x')};
     std::string packets;
-    for (const char* to : {"10.99.0.1:19999", "10.99.0.1:20000", "10.99.0.1:20011", "[fd99::1]:19999",
-                           "[fd99::1]:20005", "10.99.0.1:20010"})
+    for (const char* to : {"10.99.0.1:19999", "10.99.0.1:20000", "10.99.0.1:20011",
+                           "[fd99::1]:19999", "[fd99::1]:20005", "10.99.0.1:20010"})
       packets += packet(to[0] == '[' ? "[fd99::2]:80" : "10.99.0.2:80", to, data);
     injector.send(packets);
   });
   thread.join();
-  EXPECT_EQ(seen, (std::vector<std::string>{
-                      "10.99.0.2:80 > 10.99.0.1:20000 ACK seq 7 ack 0 len 1000",
-                      "[fd99::2]:80 > [fd99::1]:20005 ACK seq 7 ack 0 len 1000",
-                      "10.99.0.2:80 > 10.99.0.1:20010 ACK seq 7 ack 0 len 1000"}));
+  EXPECT_EQ(seen,
+            (std::vector<std::string>{"10.99.0.2:80 > 10.99.0.1:20000 ACK seq 7 ack 0 len 1000",
+                                      "[fd99::2]:80 > [fd99::1]:20005 ACK seq 7 ack 0 len 1000",
+                                      "10.99.0.2:80 > 10.99.0.1:20010 ACK seq 7 ack 0 len 1000"}));
   EXPECT_EQ(counters.tap_packets, 3u);
+}
+
+// A router's "packet too big" comes for the injected packets, which no socket of this host's knows.
+TEST_F(InterceptNetwork, AShorterPathIsLearned) {
+  Counters counters;
+  Injector injector("here", counters);
+  const std::string sent = packet("[fd99::1]:10001", "[fd99::2]:9", {.flags = ack});
+  injector.send(sent);
+  shadow->run([&] {
+    const Descriptor icmp(::socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMPV6));
+    std::string too_big("\x02\x00\x00\x00\x00\x00\x05\x78", 8);  // MTU 1400
+    too_big += sent;
+    const SocketAddress address = socket_address({*net::IpAddress::parse("fd99::1"), {}}, 0);
+    ASSERT_EQ(::sendto(icmp.get(), too_big.data(), too_big.size(), 0, &address.any, address.length),
+              static_cast<ssize_t>(too_big.size()));
+  });
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  uint32_t mtu = 0;
+  while (mtu != 1400 && std::chrono::steady_clock::now() < deadline)
+    mtu = std::get<Path>(look_up_path("here", *net::Endpoint::parse("[fd99::2]:9"))).mtu;
+  EXPECT_EQ(mtu, 1400u);
+  shell("ip -6 route flush cache");
 }
 
 // --- the whole intercept, over gRPC
@@ -233,7 +258,7 @@ class Running {
       for (const auto& each : family.metric)
         if (label.empty() || (!each.label.empty() && each.label[0].value == label))
           sum += family.type == prometheus::MetricType::Counter ? each.counter.value
-                                                              : each.gauge.value;
+                                                                : each.gauge.value;
     }
     return sum;
   }
@@ -326,7 +351,8 @@ std::string source_of(const v1::Lease& lease, net::Family family) {
   return "";
 }
 
-// Opens a session through the intercept, hands data to the shadow's socket, and returns that socket.
+// Opens a session through the intercept, hands data to the shadow's socket, and returns that
+// socket.
 void talk(Client& client, const std::string& source, const Descriptor& listener,
           const net::Endpoint& target, Descriptor& accepted) {
   client.send(packet(source, target.to_string(), {.sequence = 1000, .flags = syn}));
@@ -415,6 +441,35 @@ TEST_F(InterceptNetwork, StoppingDrainsResetsAndCleansUp) {
   EXPECT_TRUE(is_reset(accepted));
   EXPECT_FALSE(table_stands());
   EXPECT_EQ(read_file(reserved_ports_file), "");
+}
+
+TEST_F(InterceptNetwork, ASessionOfAKilledRunIsReset) {
+  const Listener listener = listen("10.99.0.2");
+  const std::string source = "10.99.0.1:11000", target = listener.endpoint.to_string();
+  {
+    // What a run was up to when it was killed.
+    const KernelState state({"here", {10000, 12000}, {*net::IpAddress::parse("10.99.0.1")}});
+    Counters counters;
+    Injector injector("here", counters);
+    Tap tap("here", {10000, 12000}, counters);
+    injector.send(packet(source, target, {.sequence = 1000, .flags = syn}));
+    tap.run([&](std::span<const Tap::Headers> headers) {
+      const net::Packet answer =
+          tests::parsed({reinterpret_cast<const char*>(headers[0].data()), headers[0].size()});
+      injector.send(packet(
+          source, target,
+          {.sequence = 1001, .acknowledgment = (answer.tcp.sequence + 1).value(), .flags = ack}));
+      tap.stop();
+    });
+  }
+  const Descriptor accepted(::accept4(listener.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_TRUE(accepted);
+
+  Running running({{80, listener.endpoint}});
+  ASSERT_TRUE(running.becomes_ready(true));
+  ASSERT_EQ(::send(accepted.get(), "x", 1, MSG_NOSIGNAL), 1);
+  EXPECT_TRUE(is_reset(accepted));
+  EXPECT_EQ(running.metric("trafficmirror_sessions_reset_total", "unknown_port"), 1);
 }
 
 TEST_F(InterceptNetwork, AStreamThatCantBeServedEndsInPlainWords) {

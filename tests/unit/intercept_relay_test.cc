@@ -1,9 +1,8 @@
-#include "intercept/relay.h"
-
 #include <array>
 
 #include <gtest/gtest.h>
 
+#include "intercept/relay.h"
 #include "tests/unit/tcp_packets.h"
 
 namespace trafficmirror::intercept {
@@ -97,16 +96,16 @@ TEST_F(RelayTest, AStreamWaitsForTheProof) {
   EXPECT_EQ(denied({80}).kind, Denial::Kind::unavailable);
 
   relay.prove(now);
-  EXPECT_EQ(injected(), (std::vector<std::string>{
-                            "10.0.1.2:10000 > 10.0.0.5:8080 SYN seq 1000 ack 0 len 0"}));
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10000 > 10.0.0.5:8080 SYN seq 1000 ack 0 len 0"}));
   relay.prove(now + PathProof::interval - std::chrono::milliseconds(1));
   EXPECT_TRUE(injected().empty()) << "not due";
   relay.prove(now + PathProof::interval);
   EXPECT_EQ(injected().size(), 1u);
 
   arrive({packet(shadow, from(10000), {5, seed + 1, syn_ack, ""})});
-  EXPECT_EQ(injected(), (std::vector<std::string>{
-                            "10.0.1.2:10000 > 10.0.0.5:8080 RST seq 1001 ack 0 len 0"}));
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10000 > 10.0.0.5:8080 RST seq 1001 ack 0 len 0"}));
   EXPECT_EQ(relay.not_ready(), std::nullopt);
   relay.prove(now + std::chrono::hours(1));
   EXPECT_TRUE(injected().empty()) << "nothing more to prove";
@@ -222,8 +221,8 @@ TEST_F(RelayTest, UnknownSessionsAreReset) {
   prove();
   arrive({packet(shadow, from(15000), {5, 77, ack, "data"}),
           packet(shadow, from(15000), {5, 77, rst_ack, ""})});
-  EXPECT_EQ(injected(), (std::vector<std::string>{
-                            "10.0.1.2:15000 > 10.0.0.5:8080 RST seq 77 ack 0 len 0"}));
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:15000 > 10.0.0.5:8080 RST seq 77 ack 0 len 0"}));
   EXPECT_EQ(reset(ResetReason::unknown_port), 1u);
 }
 
@@ -234,8 +233,8 @@ TEST_F(RelayTest, AClosedStreamResetsItsSessions) {
   arrive({packet(shadow, from(10001), {5, 2, syn_ack, ""})});
   sent.clear();
   relay.close(stream);
-  EXPECT_EQ(injected(), (std::vector<std::string>{
-                            "10.0.1.2:10001 > 10.0.0.5:8080 RST seq 2 ack 0 len 0"}));
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10001 > 10.0.0.5:8080 RST seq 2 ack 0 len 0"}));
   EXPECT_EQ(reset(ResetReason::stream_ended), 1u);
   EXPECT_EQ(relay.statistics().streams, 0u);
   EXPECT_EQ(relay.statistics().leased_ports, 0u);

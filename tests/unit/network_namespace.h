@@ -94,8 +94,9 @@ inline void join_hosts(OtherHost& other) {
         " && ip address add 10.99.0.1/24 dev here && ip address add fd99::1/64 dev here nodad"
         " && ip link set here up");
   other.run([] {
-    shell("ip link set lo up && ip address add 10.99.0.2/24 dev there"
-          " && ip address add fd99::2/64 dev there nodad && ip link set there up");
+    shell(
+        "ip link set lo up && ip address add 10.99.0.2/24 dev there"
+        " && ip address add fd99::2/64 dev there nodad && ip link set there up");
   });
 }
 
