@@ -62,7 +62,13 @@ class HelpFormatter : public CLI::Formatter {
   HelpFormatter() { column_width(30); }
 
   std::string make_usage(const CLI::App* app, std::string /*name*/) const override {
-    return "Usage: " + app->get_name() + " --flag value ...\n";
+    return "Usage: " + app->get_name() + " --flag value ...\n\n";
+  }
+  std::string make_group(std::string group, bool /*positional*/,
+                         std::vector<const CLI::Option*> options) const override {
+    std::string text = group + ":\n";
+    for (const CLI::Option* option : options) text += make_option(option, false);
+    return text;
   }
   std::string make_option_opts(const CLI::Option* option) const override {
     if (option->get_type_size() == 0 || option->get_type_name().empty()) return "";
@@ -217,8 +223,8 @@ void add_common_flags(CLI::App& app, CommonOptions& options) {
   const char* const observing = "Watching it";
   add_host_port(app, "--http", options.http, "where /healthz, /readyz and /metrics are served")
       ->group(observing);
-  const auto add_choice = [&](const std::string& name, std::string& value, std::string help,
-                              std::vector<std::string> choices) {
+  const auto add_choice = [&](const std::string& name, std::string& value, const std::string& help,
+                              const std::vector<std::string>& choices) {
     const std::string all = CLI::detail::join(choices, "|");
     add_text(app, name, all, value, help,
              [&value, choices, all](const std::string& text) -> std::optional<std::string> {

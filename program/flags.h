@@ -23,7 +23,7 @@
 
 #include "net/address.h"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): CLI11 chose the name
 class App;
 class Option;
 }  // namespace CLI

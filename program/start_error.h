@@ -8,7 +8,8 @@
 namespace trafficmirror::program {
 
 // Thrown while a program starts, by whatever part finds out that it can't. Its text is one line
-// that names what is wrong and says what to do. Nothing throws it once the program runs.
+// that names what is wrong and says what to do. A program that runs and opens something again, such
+// as a capture, catches it, logs it and tries again.
 class StartError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

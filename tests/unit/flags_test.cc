@@ -52,8 +52,7 @@ Parsed parse(std::vector<std::string> arguments, const ConfigFile* file = nullpt
   add_common_flags(app, parsed.common);
   app.footer("Example:\n  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443");
 
-  if (file != nullptr)
-    arguments.insert(arguments.begin(), {"--config", file->path()});
+  if (file != nullptr) arguments.insert(arguments.begin(), {"--config", file->path()});
   std::vector<const char*> argv{"ignored"};
   for (const std::string& argument : arguments) argv.push_back(argument.c_str());
   testing::internal::CaptureStdout();
@@ -163,8 +162,7 @@ TEST(Flags, AMistakeIsOneLineThatSaysWhatToDo) {
       {with_required({"--log-format", "xml"}), "--log-format xml: choose one of text|json"},
       {with_required({"--log-level", "loud"}),
        "--log-level loud: choose one of trace|debug|info|warning|error"},
-      {with_required({"--count", "many"}),
-       "--count many is not a value it takes; see --help"},
+      {with_required({"--count", "many"}), "--count many is not a value it takes; see --help"},
       {with_required({"--config", "/nowhere.yaml"}),
        "--config /nowhere.yaml was not readable (missing?)"},
       {with_required({"--config", "/"}), "--config / was not readable (missing?)"},
@@ -181,8 +179,7 @@ TEST(Flags, AMistakeInTheFileNamesFileKeyAndLine) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"port: 80\nfrobnicate: 1\n", " line 2: frobnicate is not known; see --help"},
       {"--port: 80\n", " line 1: --port is not known; see --help"},
-      {"\n\nport: [80, http]\n",
-       " line 3: port http: is no port; write a number from 1 to 65535"},
+      {"\n\nport: [80, http]\n", " line 3: port http: is no port; write a number from 1 to 65535"},
       {"idle-timeout: 60\n",
        " line 1: idle-timeout 60: is no duration; write it like 500ms, 60s, 5m or 2h"},
       {"log-level: loud\n",
@@ -204,8 +201,7 @@ TEST(Flags, AMistakeInTheFileNamesFileKeyAndLine) {
     const ConfigFile file(text);
     const Parsed parsed = parse(required, &file);
     EXPECT_EQ(parsed.exit_code, 2) << message;
-    EXPECT_EQ(parsed.error,
-              "trafficmirror-sidecar: --config " + file.path() + message + "\n");
+    EXPECT_EQ(parsed.error, "trafficmirror-sidecar: --config " + file.path() + message + "\n");
   }
 }
 
@@ -215,8 +211,8 @@ TEST(Flags, HelpTeachesAndComesBeforeMistakes) {
   EXPECT_EQ(parsed.exit_code, 0);
   EXPECT_EQ(parsed.error, "");
   for (const char* part :
-       {"Usage: trafficmirror-sidecar", "--idle-timeout DURATION", "(default 1m)",
-        "(default 64Mi)", "(default 127.0.0.1:19464)", "(required)", "(may be repeated)",
+       {"Usage: trafficmirror-sidecar", "--idle-timeout DURATION", "(default 1m)", "(default 64Mi)",
+        "(default 127.0.0.1:19464)", "(required)", "(may be repeated)",
         "Watching it:", "--config FILE", "Example:\n  trafficmirror-sidecar --port 8080"})
     EXPECT_NE(parsed.out.find(part), std::string::npos) << part << " is not in\n" << parsed.out;
 }

@@ -28,11 +28,10 @@
 namespace trafficmirror::intercept {
 namespace {
 
+using testing_network::NetworkNamespace;
 using tests::describe;
-using tests::OtherHost;
 using tests::packet;
 using tests::Segment;
-using tests::shell;
 
 constexpr const char* reserved_ports_file = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 constexpr net::TcpFlags syn{.syn = true}, ack{.ack = true};
@@ -44,22 +43,51 @@ std::string read_file(const char* file) {
   return line;
 }
 
+bool succeeds(const std::string& command) {
+  // NOLINTNEXTLINE(bugprone-command-processor): the commands are the tests' own
+  return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
+}
+
 bool table_stands() {
-  return std::system("nft list table inet trafficmirror >/dev/null 2>&1") == 0;
+  return succeeds("nft list table inet trafficmirror");
 }
 
 class InterceptNetwork : public testing::Test {
  protected:
   // Once for all tests, since gRPC's threads stay in the namespace they began in.
   static void SetUpTestSuite() {
-    if (!tests::enter_new_network_namespace()) return;
-    shadow = std::make_unique<OtherHost>();
-    tests::join_hosts(*shadow);
+    if (::geteuid() != 0) return;
+    here = std::make_unique<NetworkNamespace>();
+    shadow = std::make_unique<NetworkNamespace>();
+    visit = std::make_unique<NetworkNamespace::Visit>(*here);
+    join_hosts();
   }
-  static void TearDownTestSuite() { shadow.reset(); }
+  static void TearDownTestSuite() {
+    visit.reset();
+    shadow.reset();
+    here.reset();
+  }
 
-  void SetUp() override {
-    if (!shadow) GTEST_SKIP() << "SKIPPED: needs root, to make network namespaces";
+  void SetUp() override { SKIP_UNLESS_ROOT(); }
+
+  // This host's "here" (10.99.0.1, fd99::1) to the shadow's "there" (10.99.0.2, fd99::2).
+  static void join_hosts() {
+    NetworkNamespace::run("ip link add here type veth peer name there netns " + shadow->path() +
+                          " && ip address add 10.99.0.1/24 dev here"
+                          " && ip address add fd99::1/64 dev here nodad && ip link set here up");
+    at_shadow([] {
+      NetworkNamespace::run(
+          "ip address add 10.99.0.2/24 dev there"
+          " && ip address add fd99::2/64 dev there nodad"
+          " && ip link set there up");
+    });
+  }
+
+  // Sockets made in `work` stay there.
+  template <typename Work>
+  static void at_shadow(Work&& work) {
+    const NetworkNamespace::Visit there(*shadow);
+    work();
   }
 
   // A socket that listens at the shadow, on any free port.
@@ -69,7 +97,7 @@ class InterceptNetwork : public testing::Test {
   };
   static Listener listen(const char* address) {
     Listener listener;
-    shadow->run([&] {
+    at_shadow([&] {
       const net::Endpoint any_port{*net::IpAddress::parse(address), {}};
       SocketAddress at = socket_address(any_port, 0);
       listener.socket = Descriptor(::socket(at.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -81,9 +109,11 @@ class InterceptNetwork : public testing::Test {
     return listener;
   }
 
-  static std::unique_ptr<OtherHost> shadow;
+  static std::unique_ptr<NetworkNamespace> here, shadow;
+  static std::unique_ptr<NetworkNamespace::Visit> visit;
 };
-std::unique_ptr<OtherHost> InterceptNetwork::shadow;
+std::unique_ptr<NetworkNamespace> InterceptNetwork::here, InterceptNetwork::shadow;
+std::unique_ptr<NetworkNamespace::Visit> InterceptNetwork::visit;
 
 TEST_F(InterceptNetwork, ThePathIsWhatTheKernelSays) {
   for (const auto& [target, own] :
@@ -101,7 +131,7 @@ TEST_F(InterceptNetwork, ThePathIsWhatTheKernelSays) {
 TEST_F(InterceptNetwork, TheKernelsStateIsMadeHeldAndRemoved) {
   std::ofstream(reserved_ports_file) << "8080,10500\n";
   // Left behind by a killed run.
-  shell("nft add table inet trafficmirror && nft add chain inet trafficmirror old");
+  NetworkNamespace::run("nft add table inet trafficmirror && nft add chain inet trafficmirror old");
   const KernelState::Wanted wanted{
       "here",
       {10000, 32767},
@@ -109,17 +139,17 @@ TEST_F(InterceptNetwork, TheKernelsStateIsMadeHeldAndRemoved) {
   {
     KernelState state(wanted);
     EXPECT_TRUE(table_stands());
-    EXPECT_NE(std::system("nft list chain inet trafficmirror old >/dev/null 2>&1"), 0);
+    EXPECT_FALSE(succeeds("nft list chain inet trafficmirror old"));
     EXPECT_EQ(read_file(reserved_ports_file), "8080,10000-32767");
     EXPECT_EQ(state.hold(), KernelState::Held::intact);
 
     EXPECT_THROW(KernelState second(wanted), program::StartError);
     EXPECT_TRUE(table_stands()) << "the second one must not take it away";
 
-    shell("nft flush ruleset");
+    NetworkNamespace::run("nft flush ruleset");
     EXPECT_EQ(state.hold(), KernelState::Held::put_back);
     EXPECT_TRUE(table_stands());
-    shell("nft flush chain inet trafficmirror replies");
+    NetworkNamespace::run("nft flush chain inet trafficmirror replies");
     EXPECT_EQ(state.hold(), KernelState::Held::put_back);
     EXPECT_EQ(state.hold(), KernelState::Held::intact);
     EXPECT_TRUE(state.set_own_addresses({*net::IpAddress::parse("10.99.0.1")}));
@@ -153,11 +183,11 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   EXPECT_EQ(errors(InjectError::too_long), 1u);
   EXPECT_EQ(errors(InjectError::unreachable), 1u);
 
-  shell(
+  NetworkNamespace::run(
       "nft add table inet t && nft add chain inet t c '{ type filter hook output priority 0; }'"
       " && nft add rule inet t c tcp sport 10001 drop");
   injector.send(good);
-  shell("nft delete table inet t");
+  NetworkNamespace::run("nft delete table inet t");
   EXPECT_EQ(errors(InjectError::not_permitted), 1u);
 
   std::string many;
@@ -178,7 +208,7 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
       if (seen.back().find(":20010") != std::string::npos) tap.stop();
     });
   });
-  shadow->run([] {
+  at_shadow([] {
     Counters of_shadow;
     Injector injector("there", of_shadow);
     const Segment data{.sequence = 7, .flags = ack, .payload = std::string(1000, 'x')};
@@ -202,7 +232,7 @@ TEST_F(InterceptNetwork, AShorterPathIsLearned) {
   Injector injector("here", counters);
   const std::string sent = packet("[fd99::1]:10001", "[fd99::2]:9", {.flags = ack});
   injector.send(sent);
-  shadow->run([&] {
+  at_shadow([&] {
     const Descriptor icmp(::socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMPV6));
     std::string too_big("\x02\x00\x00\x00\x00\x00\x05\x78", 8);  // MTU 1400
     too_big += sent;
@@ -215,7 +245,7 @@ TEST_F(InterceptNetwork, AShorterPathIsLearned) {
   while (mtu != 1400 && std::chrono::steady_clock::now() < deadline)
     mtu = std::get<Path>(look_up_path("here", *net::Endpoint::parse("[fd99::2]:9"))).mtu;
   EXPECT_EQ(mtu, 1400u);
-  shell("ip -6 route flush cache");
+  NetworkNamespace::run("ip -6 route flush cache");
 }
 
 // --- the whole intercept, over gRPC
@@ -317,12 +347,11 @@ class Client {
 // Counts what comes in for the shadow's TCP, RSTs apart, as the shadow's own host sees it.
 class Watch {
  public:
-  explicit Watch(OtherHost& host) {
-    host.run([&] {
-      for (const int family : {AF_INET, AF_INET6})
-        sockets_[family == AF_INET6] =
-            Descriptor(::socket(family, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
-    });
+  explicit Watch(const NetworkNamespace& host) {
+    const NetworkNamespace::Visit there(host);
+    for (const int family : {AF_INET, AF_INET6})
+      sockets_[family == AF_INET6] =
+          Descriptor(::socket(family, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   }
   // RSTs so far from source ports of sessions; the proofs' port does not count.
   int resets() {
@@ -489,7 +518,7 @@ TEST_F(InterceptNetwork, AFlushedRulesetIsPutBack) {
   const Listener listener = listen("10.99.0.2");
   Running running({{80, listener.endpoint}});
   ASSERT_TRUE(running.becomes_ready(true));
-  shell("nft flush ruleset");
+  NetworkNamespace::run("nft flush ruleset");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   while (!table_stands() && std::chrono::steady_clock::now() < deadline)
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -501,9 +530,9 @@ TEST_F(InterceptNetwork, AnInterfaceThatComesBackIsUsedAgain) {
   const Listener listener = listen("10.99.0.2");
   Running running({{80, listener.endpoint}});
   ASSERT_TRUE(running.becomes_ready(true));
-  shell("ip link delete here");
+  NetworkNamespace::run("ip link delete here");
   EXPECT_TRUE(running.becomes_ready(false));
-  tests::join_hosts(*shadow);
+  join_hosts();
   ASSERT_TRUE(running.becomes_ready(true)) << *running.get().not_ready();
   Client client(running.get().port(), {80});
   const v1::InterceptMessage lease = client.read();

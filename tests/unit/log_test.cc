@@ -1,6 +1,7 @@
 #include "program/log.h"
 
-#include <regex>
+#include <algorithm>
+#include <cctype>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -17,6 +18,13 @@ std::string logged(const CommonOptions& options, void (*log)()) {
   return testing::internal::GetCapturedStderr();
 }
 
+// With each digit as a 0.
+std::string shape(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) != 0; }, '0');
+  return text;
+}
+
 TEST(Log, JsonLinesHoldAnyMessage) {
   CommonOptions options;
   options.log_format = "json";
@@ -27,16 +35,12 @@ TEST(Log, JsonLinesHoldAnyMessage) {
   EXPECT_EQ(object.size(), 3);
   EXPECT_EQ(object["level"], "warning");
   EXPECT_EQ(object["message"], "a \"quote\", a \\, a\nline and \xef\xbf\xbd");
-  EXPECT_TRUE(std::regex_match(object["time"].get<std::string>(),
-                               std::regex(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)")))
-      << line;
+  EXPECT_EQ(shape(object["time"]), "0000-00-00T00:00:00.000Z");
 }
 
 TEST(Log, TextLinesAreForPeople) {
   const std::string line = logged({}, [] { spdlog::info("capturing on {}", "eth0"); });
-  EXPECT_TRUE(std::regex_match(
-      line, std::regex(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info capturing on eth0\n)")))
-      << line;
+  EXPECT_EQ(shape(line), "0000-00-00T00:00:00.000Z info capturing on eth0\n");
 }
 
 TEST(Log, LevelHoldsLighterLinesBack) {

@@ -1,0 +1,108 @@
+#include "sidecar/capture/open_flows.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include <arpa/inet.h>
+#include <libmnl/libmnl.h>
+#include <linux/inet_diag.h>
+#include <linux/sock_diag.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <spdlog/spdlog.h>
+
+namespace trafficmirror::capture {
+namespace {
+
+constexpr uint32_t established = 1;  // TCP_ESTABLISHED of the kernel's tcp_states.h
+
+struct Dump {
+  std::span<const net::Port> ports;
+  std::vector<net::FlowKey> flows;
+};
+
+net::IpAddress to_address(uint8_t family, const __be32 (&words)[4]) {
+  const auto* const bytes = reinterpret_cast<const uint8_t*>(words);
+  return family == AF_INET ? net::IpAddress::from_ipv4(std::span<const uint8_t, 4>(bytes, 4))
+                           : net::IpAddress::from_ipv6(std::span<const uint8_t, 16>(bytes, 16));
+}
+
+bool is_between_exchanges(const tcp_info& info) {
+  return info.tcpi_bytes_received == 0 || info.tcpi_last_data_sent <= info.tcpi_last_data_recv;
+}
+
+int find_info(const nlattr* attribute, void* data) {
+  if (mnl_attr_get_type(attribute) == INET_DIAG_INFO)
+    *static_cast<const nlattr**>(data) = attribute;
+  return MNL_CB_OK;
+}
+
+int on_socket(const nlmsghdr* message, void* data) {
+  auto& dump = *static_cast<Dump*>(data);
+  if (mnl_nlmsg_get_payload_len(message) < sizeof(inet_diag_msg)) return MNL_CB_OK;
+  const auto& socket = *static_cast<const inet_diag_msg*>(mnl_nlmsg_get_payload(message));
+  const net::Port port{ntohs(socket.id.idiag_sport)};
+  if (std::find(dump.ports.begin(), dump.ports.end(), port) == dump.ports.end()) return MNL_CB_OK;
+  if (socket.idiag_rqueue != 0 || socket.idiag_wqueue != 0) return MNL_CB_OK;
+
+  const nlattr* info_attribute = nullptr;
+  mnl_attr_parse(message, sizeof(inet_diag_msg), find_info, &info_attribute);
+  if (info_attribute == nullptr) return MNL_CB_OK;
+  tcp_info info{};  // the kernel's may be shorter or longer
+  std::memcpy(&info, mnl_attr_get_payload(info_attribute),
+              std::min<size_t>(sizeof info, mnl_attr_get_payload_len(info_attribute)));
+  if (is_between_exchanges(info))
+    dump.flows.push_back(
+        {{to_address(socket.idiag_family, socket.id.idiag_dst), {ntohs(socket.id.idiag_dport)}},
+         {to_address(socket.idiag_family, socket.id.idiag_src), port}});
+  return MNL_CB_OK;
+}
+
+// 0, or the error number.
+int dump_sockets(mnl_socket* netlink, uint8_t family, Dump& dump) {
+  alignas(nlmsghdr) std::array<char, 512> request{};
+  nlmsghdr* const header = mnl_nlmsg_put_header(request.data());
+  header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  auto* const body =
+      static_cast<inet_diag_req_v2*>(mnl_nlmsg_put_extra_header(header, sizeof(inet_diag_req_v2)));
+  body->sdiag_family = family;
+  body->sdiag_protocol = IPPROTO_TCP;
+  body->idiag_ext = 1U << (INET_DIAG_INFO - 1U);
+  body->idiag_states = 1U << established;
+  if (mnl_socket_sendto(netlink, header, header->nlmsg_len) < 0) return errno;
+
+  const unsigned port = mnl_socket_get_portid(netlink);
+  alignas(nlmsghdr) std::array<char, 32768> reply;
+  for (;;) {
+    const ssize_t size = mnl_socket_recvfrom(netlink, reply.data(), reply.size());
+    if (size < 0) return errno;
+    const int result =
+        mnl_cb_run(reply.data(), static_cast<size_t>(size), 0, port, on_socket, &dump);
+    if (result < 0) return errno;
+    if (result == MNL_CB_STOP) return 0;
+  }
+}
+
+}  // namespace
+
+std::vector<net::FlowKey> flows_between_exchanges(std::span<const net::Port> ports) {
+  Dump dump{ports, {}};
+  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> netlink(
+      mnl_socket_open(NETLINK_SOCK_DIAG), mnl_socket_close);
+  int error =
+      netlink == nullptr || mnl_socket_bind(netlink.get(), 0, MNL_SOCKET_AUTOPID) != 0 ? errno : 0;
+  for (const uint8_t family : {uint8_t{AF_INET}, uint8_t{AF_INET6}})
+    if (error == 0) error = dump_sockets(netlink.get(), family, dump);
+  if (error == 0) return std::move(dump.flows);
+  spdlog::warn(
+      "open connections are adopted only after their next response: the kernel does not "
+      "list them ({})",
+      std::strerror(error));
+  return {};
+}
+
+}  // namespace trafficmirror::capture

@@ -1,0 +1,94 @@
+#include "sidecar/capture/open_flows.h"
+
+#include <chrono>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/connection.h"
+#include "tests/unit/network_namespace.h"
+
+namespace trafficmirror::capture {
+namespace {
+
+using testing_network::NetworkNamespace;
+using testing_network::Socket;
+
+struct Connection {
+  Socket client;
+  Socket server;
+  net::FlowKey key;
+
+  static Connection open(const Socket& listener, const net::Endpoint& address) {
+    Socket client = Socket::connected(address);
+    Socket server = listener.accepted();
+    const net::FlowKey key{client.local(), address};
+    return {std::move(client), std::move(server), key};
+  }
+};
+
+std::vector<net::FlowKey> sorted(std::vector<net::FlowKey> flows) {
+  std::sort(flows.begin(), flows.end());
+  return flows;
+}
+
+TEST(OpenFlows, AreThoseBetweenExchanges) {
+  SKIP_UNLESS_ROOT();
+  const NetworkNamespace alone;
+  const NetworkNamespace::Visit visit(alone);
+  for (const char* host : {"127.0.0.1", "::1"}) {
+    const net::Endpoint address{*net::IpAddress::parse(host), {8080}};
+    const net::Endpoint other_address{address.address, {8081}};
+    const Socket listener = Socket::listening(address);
+    const Socket other_listener = Socket::listening(other_address);
+
+    const Connection fresh = Connection::open(listener, address);
+    const Connection answered = Connection::open(listener, address);
+    const Connection greeted = Connection::open(listener, address);
+    const Connection unread = Connection::open(listener, address);
+    const Connection unanswered = Connection::open(listener, address);
+    const Connection elsewhere = Connection::open(other_listener, other_address);
+
+    answered.client.send_all("question");
+    answered.server.receive(8);
+    answered.server.send_all("answer");
+    greeted.server.send_all("hello");
+    // The kernel tells times in milliseconds, some of ours in ticks of 4.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    unread.client.send_all("question");
+    unanswered.client.send_all("question");
+    unanswered.server.receive(8);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+
+    const net::Port port{8080};
+    EXPECT_EQ(sorted(flows_between_exchanges({&port, 1})),
+              sorted({fresh.key, answered.key, greeted.key}));
+  }
+}
+
+TEST(OpenFlows, OfADualStackServerAreIpv4WhereTheyAre) {
+  SKIP_UNLESS_ROOT();
+  const NetworkNamespace alone;
+  const NetworkNamespace::Visit visit(alone);
+  const Socket listener = Socket::listening(*net::Endpoint::parse("[::]:8080"));
+  const Connection connection = Connection::open(listener, *net::Endpoint::parse("127.0.0.1:8080"));
+  const net::Port port{8080};
+  EXPECT_EQ(flows_between_exchanges({&port, 1}), std::vector{connection.key});
+}
+
+TEST(OpenFlows, OfWhichThereMayBeHundreds) {
+  SKIP_UNLESS_ROOT();
+  const NetworkNamespace alone;
+  const NetworkNamespace::Visit visit(alone);
+  const net::Endpoint address = *net::Endpoint::parse("127.0.0.1:8080");
+  const Socket listener = Socket::listening(address);
+  std::vector<Connection> connections;
+  constexpr size_t count = 400;
+  connections.reserve(count);
+  while (connections.size() < count) connections.push_back(Connection::open(listener, address));
+  const net::Port port{8080};
+  EXPECT_EQ(flows_between_exchanges({&port, 1}).size(), connections.size());
+}
+
+}  // namespace
+}  // namespace trafficmirror::capture
