@@ -65,35 +65,37 @@ Injector::Injector(std::string interface, Counters& counters)
     : interface_(std::move(interface)), counters_(counters) {
   const std::array<int, 2> families = {AF_INET, AF_INET6};
   for (size_t i = 0; i < families.size(); ++i) {
-    sockets_[i] = Descriptor(open(families[i]));
-    if (!sockets_[i] && !(families[i] == AF_INET6 && errno == EAFNOSUPPORT))
+    // IPPROTO_RAW: packets come with their IP header, and nothing is received (raw(7)).
+    sockets_[i] =
+        Descriptor(::socket(families[i], SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW));
+    const int socket = sockets_[i].get();
+    if (socket < 0) {
+      if (families[i] == AF_INET6 && errno == EAFNOSUPPORT) continue;
       throw program::StartError(std::string("no raw socket can be opened: ") +
                                 std::strerror(errno));
+    }
+    // A failure leaves the system's own size, which only makes queue_full likelier.
+    if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &send_buffer_bytes,
+                     sizeof send_buffer_bytes) != 0)
+      ::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes);
   }
+  if (sockets_[static_cast<size_t>(net::Family::ipv6)]) listen_for_too_big();
   rebind();
 }
 
-// The protocol is TCP, not IPPROTO_RAW: the kernel hands an ICMP error to a raw socket of the
-// packet's protocol only, and what it does with "too big" there is to remember the path MTU, which
-// look_up_path then sees. As such a socket also gets a copy of every TCP packet that comes in, a
-// filter refuses them all.
-int Injector::open(int family) {
-  const int socket = ::socket(family, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
-  if (socket < 0) return socket;
+// The kernel remembers a path MTU out of ICMPv6 "packet too big" only where a socket of the
+// packet's protocol wants to know of errors; look_up_path then sees it. Such a socket would also
+// get a copy of every TCP packet that comes in, so a filter refuses them all. IPv4 does without:
+// these packets may be fragmented on their way.
+void Injector::listen_for_too_big() {
+  too_big_ = Descriptor(::socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   sock_filter refuse_all = BPF_STMT(BPF_RET | BPF_K, 0);
   const sock_fprog filter = {1, &refuse_all};
   const int on = 1;
-  const bool ipv4 = family == AF_INET;
-  if (::setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) != 0 ||
-      ::setsockopt(socket, ipv4 ? IPPROTO_IP : IPPROTO_IPV6, ipv4 ? IP_HDRINCL : IPV6_HDRINCL, &on,
-                   sizeof on) != 0)
-    throw program::StartError(std::string("a raw socket can't be set up: ") +
-                              std::strerror(errno));
-  // A failure leaves the system's own size, which only makes queue_full likelier.
-  if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &send_buffer_bytes,
-                   sizeof send_buffer_bytes) != 0)
-    ::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes);
-  return socket;
+  if (!too_big_ ||
+      ::setsockopt(too_big_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) != 0 ||
+      ::setsockopt(too_big_.get(), IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof on) != 0)
+    throw program::StartError(std::string("a raw socket can't be set up: ") + std::strerror(errno));
 }
 
 void Injector::rebind() {

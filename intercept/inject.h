@@ -1,6 +1,7 @@
 // Sends whole IP packets out of one interface.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <mutex>
 #include <string>
@@ -28,13 +29,14 @@ class Injector {
   template <typename Message>
   void send_family(std::string_view& packets);
   void failed(int error, size_t packets);
-  int open(int family);
+  void listen_for_too_big();
 
   const std::string interface_;
   Counters& counters_;
   std::atomic<unsigned> interface_index_{0};
   // By net::Family. Without IPv6 in the kernel there is none for it.
   std::array<Descriptor, 2> sockets_;
+  Descriptor too_big_;  // never read
   std::mutex log_mutex_;
   program::LogLimit log_limit_;
 };

@@ -52,8 +52,8 @@ void require_startable(const Options& options) {
                               "it is needed to keep the kernel from answering the replies itself");
   if (::if_nametoindex(options.interface.c_str()) == 0 ||
       options.interface.find_first_of("\"\\*") != std::string::npos)
-    throw program::StartError("--interface " + options.interface +
-                              " does not exist; there are " + interface_names());
+    throw program::StartError("--interface " + options.interface + " does not exist; there are " +
+                              interface_names());
   if (options.source_ports.contains(options.listen.port.number))
     throw program::StartError("the port of --listen is one of --source-ports: choose another");
 }
@@ -76,14 +76,16 @@ class Intercept::Implementation {
   explicit Implementation(Options options)
       : options_((require_startable(options), std::move(options))),
         interface_index_(::if_nametoindex(options_.interface.c_str())),
-        relay_(options_.source_ports, options_.targets, std::random_device()(),
-               [this](std::string_view packets) { injector_.send(packets); }, counters_),
+        relay_(
+            options_.source_ports, options_.targets, std::random_device()(),
+            [this](std::string_view packets) { injector_.send(packets); }, counters_),
         injector_(options_.interface, counters_),
         tap_(options_.interface, options_.source_ports, counters_) {
     look_up_paths();
-    kernel_state_ = std::make_unique<KernelState>(KernelState::Wanted{
-        options_.interface, options_.source_ports, relay_.own_addresses()});
+    // Nothing is proven yet, so a stream that comes now is told to come back.
     service_ = std::make_unique<Service>(options_.listen, relay_, counters_);
+    kernel_state_ = std::make_unique<KernelState>(
+        KernelState::Wanted{options_.interface, options_.source_ports, relay_.own_addresses()});
     tap_thread_ = std::thread([this] {
       tap_.run([this](std::span<const Tap::Headers> packets) { relay_.headers(packets); });
     });

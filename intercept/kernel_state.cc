@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -9,9 +10,10 @@
 #include <fcntl.h>
 #include <nftables/libnftables.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-#include "intercept/descriptor.h"
 #include "program/start_error.h"
 
 namespace trafficmirror::intercept {
@@ -39,6 +41,23 @@ bool write_line(const char* file, const std::string& line) {
 
 std::string first_line(const char* text) {
   return std::string(text, std::strcspn(text, "\n"));
+}
+
+// An abstract socket: its name is known in this network namespace only, as the rules are, and goes
+// with the process, however that ends.
+Descriptor require_only_one() {
+  constexpr std::string_view name("\0trafficmirror-intercept", 24);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  name.copy(address.sun_path, name.size());
+  Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address),
+             static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size())) != 0)
+    throw program::StartError(
+        errno == EADDRINUSE
+            ? "another intercept runs in this network namespace: one serves any number of sidecars"
+            : std::string("a local socket can't be bound: ") + std::strerror(errno));
+  return socket;
 }
 
 std::string range_text(PortRange ports) {
@@ -80,12 +99,13 @@ void KernelState::FreeContext::operator()(nft_ctx* context) const {
 }
 
 KernelState::KernelState(Wanted wanted)
-    : wanted_(std::move(wanted)), nft_(::nft_ctx_new(NFT_CTX_DEFAULT)) {
+    : wanted_(std::move(wanted)),
+      only_one_(require_only_one()),
+      nft_(::nft_ctx_new(NFT_CTX_DEFAULT)) {
   if (!nft_) throw program::StartError("nftables can't be reached: out of memory");
   ::nft_ctx_buffer_output(nft_.get());
   ::nft_ctx_buffer_error(nft_.get());
-  ::nft_ctx_output_set_flags(nft_.get(),
-                             NFT_CTX_OUTPUT_STATELESS | NFT_CTX_OUTPUT_NUMERIC_ALL);
+  ::nft_ctx_output_set_flags(nft_.get(), NFT_CTX_OUTPUT_STATELESS | NFT_CTX_OUTPUT_NUMERIC_ALL);
   reserve_ports();
   if (!make_table()) {
     release_ports();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "intercept/descriptor.h"
 #include "intercept/lease.h"
 #include "net/address.h"
 
@@ -21,7 +22,8 @@ namespace trafficmirror::intercept {
 // and the range in net.ipv4.ip_local_reserved_ports, so that no connection of this host's own gets
 // one of its ports.
 //
-// What a killed run left behind is replaced. One thread at a time.
+// What a killed run left behind is replaced; beside one that runs, a second one in the same network
+// namespace is refused. One thread at a time.
 class KernelState {
  public:
   struct Wanted {
@@ -57,6 +59,7 @@ class KernelState {
   void release_ports();
 
   Wanted wanted_;
+  Descriptor only_one_;
   std::unique_ptr<nft_ctx, FreeContext> nft_;
   std::string made_;  // the table's listing as it was made
   std::string error_;

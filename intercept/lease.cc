@@ -45,10 +45,10 @@ std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_por
                            [](const Stream& stream) { return !stream.active; });
   if (slot == streams_.end()) slot = streams_.emplace(slot);
   slot->active = true;
-  for (uint16_t i = 0; i < targets_.size(); ++i)
+  for (size_t i = 0; i < targets_.size(); ++i)
     if (std::find(production_ports.begin(), production_ports.end(), targets_[i].production_port) !=
         production_ports.end())
-      slot->targets.push_back(i);
+      slot->targets.push_back(static_cast<uint16_t>(i));
   const auto stream = static_cast<StreamId>(slot - streams_.begin());
   take_blocks(stream, blocks_at_first);
   return stream;
@@ -78,8 +78,7 @@ uint32_t LeaseBook::reset_sessions(StreamId stream, std::string& resets) {
       for (uint32_t port = range.first; port <= range.last; ++port) {
         Connection& connection = connections(family)[port - ports_.first];
         if (connection.open()) {
-          const net::Endpoint source{*own_address(family),
-                                     net::Port{static_cast<uint16_t>(port)}};
+          const net::Endpoint source{*own_address(family), net::Port{static_cast<uint16_t>(port)}};
           for (const net::SequenceNumber sequence : connection.reset_sequences())
             append_reset(resets, source, targets_[connection.target()].endpoint, sequence);
           ++sessions;
@@ -114,8 +113,7 @@ std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packe
   const uint16_t port = packet.source.port.number;
   if (!ports_.contains(port)) return Refusal::source;
   const uint32_t index = port - ports_.first;
-  if (owner_of_block_[index / block_size] != stream ||
-      own_address(family) != packet.source.address)
+  if (owner_of_block_[index / block_size] != stream || own_address(family) != packet.source.address)
     return Refusal::source;
 
   Connection& connection = connections(family)[index];

@@ -46,12 +46,11 @@ int run(int argc, const char* const* argv) {
   program::add_text(app, "--client-address", "MODE", "masquerade",
                     "the client address that the shadow sees: masquerade is the intercept's own",
                     accept_client_address);
-  program::add_text(app, "--source-ports", "FIRST-LAST", "10000-32767",
-                    "ports of that address that the sessions come from; outside of the kernel's "
-                    "net.ipv4.ip_local_port_range",
-                    [&](const std::string& text) {
-                      return accept_source_ports(text, options.source_ports);
-                    });
+  program::add_text(
+      app, "--source-ports", "FIRST-LAST", "10000-32767",
+      "ports of that address that the sessions come from; outside of the kernel's "
+      "net.ipv4.ip_local_port_range",
+      [&](const std::string& text) { return accept_source_ports(text, options.source_ports); });
   program::add_common_flags(app, common);
   app.footer(
       "Example:\n"
@@ -66,8 +65,8 @@ int run(int argc, const char* const* argv) {
 
   Intercept intercept(options);
   {
-    const program::HttpServer http(common.http, {[&] { return intercept.not_ready(); },
-                                                 [&] { return intercept.metrics(); }});
+    const program::HttpServer http(
+        common.http, {[&] { return intercept.not_ready(); }, [&] { return intercept.metrics(); }});
     spdlog::info("listening on {}; targets out of {}: {}", program::to_text(options.listen),
                  options.interface, options.targets.size());
     intercept.run(stop.descriptor());

@@ -20,12 +20,11 @@ std::optional<uint16_t> parse_port(std::string_view text) {
 }
 
 std::optional<net::IpAddress> address_of(const addrinfo& entry) {
-  const auto* bytes =
-      entry.ai_family == AF_INET
-          ? reinterpret_cast<const uint8_t*>(
-                &reinterpret_cast<const sockaddr_in*>(entry.ai_addr)->sin_addr)
-          : reinterpret_cast<const uint8_t*>(
-                &reinterpret_cast<const sockaddr_in6*>(entry.ai_addr)->sin6_addr);
+  const auto* bytes = entry.ai_family == AF_INET
+                          ? reinterpret_cast<const uint8_t*>(
+                                &reinterpret_cast<const sockaddr_in*>(entry.ai_addr)->sin_addr)
+                          : reinterpret_cast<const uint8_t*>(
+                                &reinterpret_cast<const sockaddr_in6*>(entry.ai_addr)->sin6_addr);
   return net::IpAddress::from_bytes({bytes, entry.ai_family == AF_INET ? 4U : 16U});
 }
 
@@ -33,8 +32,9 @@ std::optional<net::IpAddress> address_of(const addrinfo& entry) {
 
 std::optional<std::string> accept_target(const std::string& text, std::vector<Target>& targets) {
   const size_t equals = text.find('=');
-  const auto port = equals == std::string::npos ? std::nullopt
-                                                : parse_port(std::string_view(text).substr(0, equals));
+  const auto port = equals == std::string::npos
+                        ? std::nullopt
+                        : parse_port(std::string_view(text).substr(0, equals));
   const auto to = equals == std::string::npos
                       ? std::nullopt
                       : net::HostPort::parse(std::string_view(text).substr(equals + 1));
@@ -58,9 +58,8 @@ std::optional<std::string> accept_target(const std::string& text, std::vector<Ta
 std::optional<std::string> accept_source_ports(const std::string& text, PortRange& ports) {
   const size_t dash = text.find('-');
   const auto first = parse_port(std::string_view(text).substr(0, dash));
-  const auto last = dash == std::string::npos
-                        ? std::nullopt
-                        : parse_port(std::string_view(text).substr(dash + 1));
+  const auto last = dash == std::string::npos ? std::nullopt
+                                              : parse_port(std::string_view(text).substr(dash + 1));
   if (!first || !last) return "write it as FIRST-LAST, such as 10000-32767";
   if (*first < 1024) return "ports below 1024 are those of services: begin at 1024 or above";
   if (*last <= *first) return "LAST has to be above FIRST";

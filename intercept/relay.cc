@@ -28,10 +28,9 @@ Relay::Relay(PortRange source_ports, std::vector<Target> targets, uint32_t seed,
       counters_(counters),
       book_(without_first(source_ports), targets_) {
   for (const Target& target : targets_) {
-    const auto known =
-        std::find_if(proofs_.begin(), proofs_.end(), [&](const PathProof& proof) {
-          return proof.target() == target.endpoint;
-        });
+    const auto known = std::find_if(proofs_.begin(), proofs_.end(), [&](const PathProof& proof) {
+      return proof.target() == target.endpoint;
+    });
     proof_of_target_.push_back(static_cast<uint16_t>(known - proofs_.begin()));
     if (known == proofs_.end()) proofs_.emplace_back(target.endpoint, proof_port_, seed);
   }
@@ -243,6 +242,8 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
     }
     if (changed) lease_holders = downlinks();
   }
+  add(counters_.sessions_reset, ResetReason::unknown_port, closed_port_answers);
+  add(counters_.tap_foreign, foreign);
   if (!answers.empty()) send_(answers);
   for (const StreamId stream : touched_) {
     Outgoing& outgoing = outgoing_[stream];
@@ -253,8 +254,6 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
   }
   touched_.clear();
   for (const auto& downlink : lease_holders) downlink->lease_changed();
-  add(counters_.sessions_reset, ResetReason::unknown_port, closed_port_answers);
-  add(counters_.tap_foreign, foreign);
 }
 
 bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths) {
@@ -283,8 +282,8 @@ bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths)
       book_.set_own_address(family, *now);
       changed = true;
       if (!before) continue;
-      const std::string reason = "the intercept's address was " + before->to_string() +
-                                 " and is " + now->to_string() + " now";
+      const std::string reason = "the intercept's address was " + before->to_string() + " and is " +
+                                 now->to_string() + " now";
       for (const auto& downlink : downlinks()) endings.push_back({downlink, reason});
     }
     for (PathProof& proof : proofs_)
@@ -346,8 +345,9 @@ void Relay::drain() {
     const std::lock_guard lock(mutex_);
     draining_ = true;
     uint32_t sessions = 0;
-    for (StreamId stream = 0; stream < streams_.size(); ++stream)
-      if (streams_[stream].downlink) sessions += book_.reset_sessions(stream, resets);
+    for (size_t stream = 0; stream < streams_.size(); ++stream)
+      if (streams_[stream].downlink)
+        sessions += book_.reset_sessions(static_cast<StreamId>(stream), resets);
     add(counters_.sessions_reset, ResetReason::drained, sessions);
     streams = downlinks();
   }

@@ -96,9 +96,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
     write_next();
   }
 
-  void end(const std::string& reason) override {
-    finish({grpc::StatusCode::UNAVAILABLE, reason});
-  }
+  void end(const std::string& reason) override { finish({grpc::StatusCode::UNAVAILABLE, reason}); }
 
   // --- of gRPC
 
@@ -274,7 +272,8 @@ void require_bindable(const net::HostPort& listen) {
   const Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) == 0 && ::listen(socket.get(), 1) == 0)
+  if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) == 0 &&
+      ::listen(socket.get(), 1) == 0)
     return;
   if (errno == EADDRINUSE) fail("is taken: choose another port, or stop what listens there");
   if (errno == EADDRNOTAVAIL) fail("is no address of this host");

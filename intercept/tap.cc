@@ -92,8 +92,7 @@ Tap::Tap(std::string interface, PortRange ports, Counters& counters)
   if (::setsockopt(socket_.get(), SOL_PACKET, PACKET_VERSION, &version, sizeof version) != 0 ||
       ::setsockopt(socket_.get(), SOL_PACKET, PACKET_RX_RING, &request, sizeof request) != 0)
     fail("the tap's ring can't be made");
-  void* ring =
-      ::mmap(nullptr, ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, socket_.get(), 0);
+  void* ring = ::mmap(nullptr, ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, socket_.get(), 0);
   if (ring == MAP_FAILED) fail("the tap's ring can't be mapped");
   ring_ = static_cast<uint8_t*>(ring);
   if (!rebind()) {

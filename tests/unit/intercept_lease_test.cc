@@ -1,0 +1,308 @@
+#include <array>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "intercept/batch.h"
+#include "intercept/kernel_state.h"
+#include "intercept/lease.h"
+#include "intercept/options.h"
+#include "tests/unit/tcp_packets.h"
+
+namespace trafficmirror::intercept {
+namespace {
+
+using tests::describe_all;
+using tests::packet;
+using tests::parsed;
+using tests::Segment;
+
+constexpr std::array<uint16_t, 1> http = {80};
+const std::string shadow = "10.0.0.5:8080";
+const std::string own = "10.0.1.2";
+
+std::vector<Target> targets() {
+  return {{80, *net::Endpoint::parse(shadow)},
+          {80, *net::Endpoint::parse("[fd00::5]:8080")},
+          {6379, *net::Endpoint::parse("10.0.0.6:6379")}};
+}
+
+LeaseBook book(PortRange ports = {10001, 32767}) {
+  LeaseBook book(ports, targets());
+  book.set_own_address(net::Family::ipv4, *net::IpAddress::parse(own));
+  book.set_own_address(net::Family::ipv6, *net::IpAddress::parse("fd00::2"));
+  return book;
+}
+
+std::string from(uint16_t port) {
+  return own + ":" + std::to_string(port);
+}
+
+uint32_t size(const std::vector<PortRange>& ranges) {
+  uint32_t size = 0;
+  for (const PortRange& range : ranges) size += range.size();
+  return size;
+}
+
+TEST(Lease, ANewStreamGetsFourBlocksAndDoublesThem) {
+  LeaseBook leases = book();
+  const auto stream = leases.open(http);
+  ASSERT_TRUE(stream);
+  EXPECT_EQ(leases.ports(*stream), (std::vector<PortRange>{{10001, 11024}}));
+  EXPECT_EQ(leases.extend(*stream), 1024u);
+  EXPECT_EQ(leases.ports(*stream), (std::vector<PortRange>{{10001, 12048}}));
+  EXPECT_EQ(leases.leased_ports(), 2048u);
+  EXPECT_EQ(leases.free_ports() + leases.leased_ports(), 22767u);
+}
+
+TEST(Lease, StreamsNeverShareAPort) {
+  LeaseBook leases = book();
+  std::set<uint16_t> seen;
+  for (int i = 0; i < 3; ++i) {
+    const auto stream = leases.open(http);
+    leases.extend(*stream);
+    for (const PortRange& range : leases.ports(*stream))
+      for (uint32_t port = range.first; port <= range.last; ++port)
+        EXPECT_TRUE(seen.insert(static_cast<uint16_t>(port)).second) << port;
+  }
+}
+
+TEST(Lease, FewPortsRatherThanNone) {
+  LeaseBook leases = book({10001, 11300});  // five blocks and a short one
+  const auto first = leases.open(http);
+  const auto second = leases.open(http);
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(leases.ports(*second), (std::vector<PortRange>{{11025, 11300}}));
+  EXPECT_EQ(leases.extend(*second), 0u);
+  EXPECT_FALSE(leases.open(http));
+}
+
+TEST(Lease, PortsGivenBackRestLongest) {
+  LeaseBook leases = book({10001, 10001 + 6 * 256 - 1});
+  std::string resets;
+  const auto first = leases.open(http);
+  leases.close(*first, resets);
+  const auto second = leases.open(http);
+  EXPECT_EQ(leases.ports(*second),
+            (std::vector<PortRange>{{10001 + 4 * 256, 10001 + 6 * 256 - 1}, {10001, 10512}}));
+  EXPECT_EQ(leases.free_ports(), 512u);
+}
+
+TEST(Lease, ChecksEachPacket) {
+  LeaseBook leases = book();
+  const StreamId stream = *leases.open(http);
+  const StreamId other = *leases.open(std::array<uint16_t, 1>{6379});
+  const Segment syn{.sequence = 1, .flags = {.syn = true}};
+  std::string with_options = packet(from(10001), shadow, syn);
+  with_options.insert(20, std::string("\x01\x01\x01\x00", 4));
+  with_options[0] = 0x46;
+  with_options[3] = static_cast<char>(with_options[3] + 4);
+  const struct {
+    const char* description;
+    StreamId stream;
+    std::string packet;
+    std::optional<Refusal> refusal;
+  } cases[] = {
+      {"first port", stream, packet(from(10001), shadow, syn), {}},
+      {"last port", stream, packet(from(11024), shadow, syn), {}},
+      {"IPv6", stream, packet("[fd00::2]:10001", "[fd00::5]:8080", syn), {}},
+      {"another stream's port", stream, packet(from(11025), shadow, syn), Refusal::source},
+      {"a port nobody has", stream, packet(from(20000), shadow, syn), Refusal::source},
+      {"below the range", stream, packet(from(10000), shadow, syn), Refusal::source},
+      {"above the range", stream, packet(from(32768), shadow, syn), Refusal::source},
+      {"another address", stream, packet("10.0.1.3:10001", shadow, syn), Refusal::source},
+      {"another IPv6", stream, packet("[fd00::3]:10001", "[fd00::5]:8080", syn), Refusal::source},
+      {"another host", stream, packet(from(10001), "10.0.0.7:8080", syn), Refusal::target},
+      {"another port of it", stream, packet(from(10001), "10.0.0.5:22", syn), Refusal::target},
+      {"a target of another production port", stream, packet(from(10001), "10.0.0.6:6379", syn),
+       Refusal::target},
+      {"that target, where it belongs", other, packet(from(11025), "10.0.0.6:6379", syn), {}},
+      {"IPv4 options", stream, with_options, Refusal::ip_options},
+  };
+  for (const auto& each : cases)
+    EXPECT_EQ(leases.send(each.stream, parsed(each.packet)), each.refusal) << each.description;
+}
+
+TEST(Lease, AnArrivalBelongsToTheConnectionOfItsPort) {
+  LeaseBook leases = book();
+  const StreamId stream = *leases.open(http);
+  const auto arrive = [&](const std::string& source, const std::string& destination) {
+    return leases
+        .arrive(parsed(packet(source, destination, {.acknowledgment = 2, .flags = {.ack = true}})))
+        .what;
+  };
+  EXPECT_EQ(arrive(shadow, from(10001)), LeaseBook::Arrival::closed_port) << "no SYN yet";
+  leases.send(stream, parsed(packet(from(10001), shadow, {.sequence = 1, .flags = {.syn = true}})));
+  EXPECT_EQ(arrive(shadow, from(10001)), LeaseBook::Arrival::session);
+  EXPECT_EQ(arrive("10.0.0.9:8080", from(10001)), LeaseBook::Arrival::closed_port) << "a stranger";
+  EXPECT_EQ(arrive("[fd00::5]:8080", "[fd00::2]:10001"), LeaseBook::Arrival::closed_port)
+      << "the other family's port is another one";
+  EXPECT_EQ(arrive(shadow, from(10000)), LeaseBook::Arrival::foreign);
+  EXPECT_EQ(arrive(shadow, "10.0.1.3:10001"), LeaseBook::Arrival::foreign);
+  leases.send(stream, parsed(packet(from(10001), shadow, {.sequence = 2, .flags = {.rst = true}})));
+  EXPECT_EQ(arrive(shadow, from(10001)), LeaseBook::Arrival::closed_port) << "after a RST";
+}
+
+// Each step is a packet: "> flags sequence length" is sent, "< flags acknowledgment" is received.
+struct Step {
+  bool sent;
+  Segment segment;
+};
+
+Step sent(net::TcpFlags flags, uint32_t sequence, size_t length = 0) {
+  return {true, {.sequence = sequence, .flags = flags, .payload = std::string(length, 'x')}};
+}
+Step received(net::TcpFlags flags, uint32_t acknowledgment) {
+  return {false, {.sequence = 900, .acknowledgment = acknowledgment, .flags = flags}};
+}
+
+TEST(Lease, AStreamThatEndsResetsWhatIsOpen) {
+  constexpr net::TcpFlags syn{.syn = true}, syn_ack{.syn = true, .ack = true}, ack{.ack = true},
+      fin{.fin = true, .ack = true}, rst{.rst = true};
+  const struct {
+    const char* description;
+    std::vector<Step> steps;
+    std::vector<uint32_t> sequences;  // of the RSTs
+  } cases[] = {
+      {"nothing sent", {}, {}},
+      {"only a SYN", {sent(syn, 100)}, {101, 100}},
+      {"handshake", {sent(syn, 100), received(syn_ack, 101)}, {101}},
+      {"data not acknowledged yet",
+       {sent(syn, 100), received(syn_ack, 101), sent(ack, 101, 10)},
+       {111, 101}},
+      {"data acknowledged",
+       {sent(syn, 100), received(syn_ack, 101), sent(ack, 101, 10), received(ack, 111)},
+       {111}},
+      {"a retransmission does not go back",
+       {sent(syn, 100), received(syn_ack, 101), sent(ack, 101, 10), received(ack, 111),
+        sent(ack, 101, 4)},
+       {111}},
+      {"numbers wrap",
+       {sent(syn, 0xfffffffe), received(syn_ack, 0xffffffff), sent(ack, 0xffffffff, 10),
+        received(ack, 9)},
+       {9}},
+      {"an acknowledgement of what was never sent",
+       {sent(syn, 100), received(ack, 5000)},
+       {101, 100}},
+      {"reset by the sidecar", {sent(syn, 100), sent(rst, 101)}, {}},
+      {"reset by the shadow", {sent(syn, 100), received(rst, 101)}, {}},
+      {"a RST that the sidecar does not accept",
+       {sent(syn, 100), received(syn_ack, 101), received(rst, 101), sent(ack, 101, 1)},
+       {102, 101}},
+      {"half closed", {sent(syn, 100), received(syn_ack, 101), sent(fin, 101)}, {102, 101}},
+      {"closed by both",
+       {sent(syn, 100), received(syn_ack, 101), sent(fin, 101), received(fin, 102), sent(ack, 102)},
+       {}},
+      {"the port used again", {sent(syn, 100), sent(rst, 101), sent(syn, 7)}, {8, 7}},
+  };
+  for (const auto& each : cases) {
+    LeaseBook leases = book();
+    const StreamId stream = *leases.open(http);
+    for (const Step& step : each.steps) {
+      if (step.sent)
+        EXPECT_FALSE(leases.send(stream, parsed(packet(from(10500), shadow, step.segment))));
+      else
+        leases.arrive(parsed(packet(shadow, from(10500), step.segment)));
+    }
+    std::vector<std::string> expected;
+    for (const uint32_t sequence : each.sequences)
+      expected.push_back("10.0.1.2:10500 > 10.0.0.5:8080 RST seq " + std::to_string(sequence) +
+                         " ack 0 len 0");
+    std::string resets;
+    EXPECT_EQ(leases.close(stream, resets), each.sequences.empty() ? 0u : 1u) << each.description;
+    EXPECT_EQ(describe_all(resets), expected) << each.description;
+    EXPECT_EQ(size(leases.ports(*leases.open(http))), 1024u);
+  }
+}
+
+TEST(Lease, TheNextStreamDoesNotInheritConnections) {
+  LeaseBook leases = book({10001, 10256});
+  std::string resets;
+  StreamId stream = *leases.open(http);
+  leases.send(stream, parsed(packet(from(10001), shadow, {.sequence = 1, .flags = {.syn = true}})));
+  EXPECT_EQ(leases.close(stream, resets), 1u);
+  stream = *leases.open(http);
+  EXPECT_EQ(leases.arrive(parsed(packet(shadow, from(10001), {.flags = {.ack = true}}))).what,
+            LeaseBook::Arrival::closed_port);
+  EXPECT_EQ(leases.close(stream, resets), 0u);
+}
+
+TEST(ClosedPort, AnswersAsRfc9293Says) {
+  const struct {
+    const char* description;
+    Segment segment;
+    std::vector<std::string> answer;
+  } cases[] = {
+      {"data",
+       {.sequence = 5, .acknowledgment = 77, .flags = {.ack = true}, .payload = "abc"},
+       {"10.0.1.2:10001 > 10.0.0.5:8080 RST seq 77 ack 0 len 0"}},
+      {"SYN,ACK",
+       {.sequence = 5, .acknowledgment = 78, .flags = {.syn = true, .ack = true}},
+       {"10.0.1.2:10001 > 10.0.0.5:8080 RST seq 78 ack 0 len 0"}},
+      {"SYN",
+       {.sequence = 5, .flags = {.syn = true}},
+       {"10.0.1.2:10001 > 10.0.0.5:8080 RST,ACK seq 0 ack 6 len 0"}},
+      {"RST", {.sequence = 5, .flags = {.rst = true}}, {}},
+      {"RST,ACK", {.sequence = 5, .acknowledgment = 1, .flags = {.rst = true, .ack = true}}, {}},
+  };
+  for (const auto& each : cases) {
+    std::string answer;
+    const std::string from_shadow = packet(shadow, from(10001), each.segment);
+    EXPECT_EQ(append_closed_port_answer(answer, parsed(from_shadow)), !each.answer.empty())
+        << each.description;
+    EXPECT_EQ(describe_all(answer), each.answer) << each.description;
+  }
+}
+
+TEST(Batch, APacketHasToSayHowLongItIs) {
+  const std::string ipv4 = packet(from(10001), shadow, {.payload = "hello"});
+  const std::string ipv6 = packet("[fd00::2]:1", "[fd00::5]:2", {.payload = "hello"});
+  EXPECT_EQ(first_packet_length(tests::bytes_of(ipv4 + "more")), ipv4.size());
+  EXPECT_EQ(first_packet_length(tests::bytes_of(ipv6 + "more")), ipv6.size());
+  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv4.substr(0, ipv4.size() - 1)))) << "cut";
+  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv6.substr(0, ipv6.size() - 1)))) << "cut";
+  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv6.substr(0, 30))));
+  EXPECT_FALSE(first_packet_length(tests::bytes_of(std::string(60, '\0')))) << "no IP version";
+  std::string no_length = ipv4;
+  no_length[2] = no_length[3] = 0;
+  EXPECT_FALSE(first_packet_length(tests::bytes_of(no_length)));
+}
+
+TEST(ReservedPorts, AreReadAndWrittenAsTheKernelDoes) {
+  for (const char* text : {"", "8080", "8080,9148", "1-5,10000-32767,65535"})
+    EXPECT_EQ(format_port_list(parse_port_list(text)), text);
+  EXPECT_EQ(format_port_list(parse_port_list("5,6,7")), "5-7");
+  EXPECT_EQ(format_port_list(parse_port_list("x,99999,7")), "7");
+}
+
+TEST(Options, TargetsAreReadAndRefused) {
+  std::vector<Target> read;
+  EXPECT_FALSE(accept_target("80=10.0.0.5:8080", read));
+  EXPECT_FALSE(accept_target("80=[fd00::5]:8080", read));
+  EXPECT_FALSE(accept_target("443=localhost:1", read));
+  EXPECT_EQ(read.size(), 3u);
+  EXPECT_EQ(read[0], targets()[0]);
+  EXPECT_EQ(read[1], targets()[1]);
+  for (const char* wrong : {"", "80", "80=", "=10.0.0.5:80", "80=10.0.0.5", "80=10.0.0.5:0",
+                            "0=10.0.0.5:80", "70000=10.0.0.5:80", "80=10.0.0.5:8080"})
+    EXPECT_TRUE(accept_target(wrong, read)) << wrong;
+  EXPECT_EQ(read.size(), 3u);
+}
+
+TEST(Options, SourcePortsAreReadAndRefused) {
+  PortRange ports;
+  EXPECT_FALSE(accept_source_ports("20000-20001", ports));
+  EXPECT_EQ(ports, (PortRange{20000, 20001}));
+  for (const char* wrong :
+       {"", "20000", "20000-", "-20000", "20001-20000", "20000-20000", "1000-2000", "1-70000"})
+    EXPECT_TRUE(accept_source_ports(wrong, ports)) << wrong;
+  EXPECT_EQ(ports, (PortRange{20000, 20001}));
+}
+
+TEST(Options, OtherClientAddressesAreRefusedWithWhatThereIs) {
+  EXPECT_FALSE(accept_client_address("masquerade"));
+  EXPECT_NE(accept_client_address("preserve")->find("masquerade"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace trafficmirror::intercept

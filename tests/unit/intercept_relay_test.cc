@@ -1,0 +1,290 @@
+#include <array>
+
+#include <gtest/gtest.h>
+
+#include "intercept/relay.h"
+#include "tests/unit/tcp_packets.h"
+
+namespace trafficmirror::intercept {
+namespace {
+
+using tests::describe;
+using tests::describe_all;
+using tests::packet;
+using tests::Segment;
+
+const std::string shadow = "10.0.0.5:8080";
+const std::string own = "10.0.1.2";
+constexpr net::TcpFlags syn{.syn = true}, syn_ack{.syn = true, .ack = true}, ack{.ack = true},
+    rst_ack{.rst = true, .ack = true};
+constexpr std::array<uint16_t, 1> http = {80};
+
+std::string from(uint16_t port) {
+  return own + ":" + std::to_string(port);
+}
+
+struct FakeDownlink : Downlink {
+  void headers(std::string& batch, size_t count) override {
+    EXPECT_EQ(tests::split(batch, false).size(), count);
+    batches.push_back(batch);
+    batch.clear();
+  }
+  void lease_changed() override { ++lease_changes; }
+  void drain() override { drained = true; }
+  void end(const std::string& reason) override { ended = reason; }
+
+  std::vector<std::string> batches;
+  int lease_changes = 0;
+  bool drained = false;
+  std::string ended;
+};
+
+// One relay with one target, whose packets are gathered. Time is what the test says it is.
+class RelayTest : public testing::Test {
+ protected:
+  static constexpr uint32_t seed = 1000;
+
+  RelayTest() { set_path(own, 1500); }
+
+  void set_path(const char* address, uint32_t mtu) {
+    relay.set_paths({Path{*net::IpAddress::parse(address), mtu}});
+  }
+  void set_path(const std::string& address, uint32_t mtu) { set_path(address.c_str(), mtu); }
+
+  std::vector<std::string> injected() {
+    const auto texts = describe_all(sent);
+    sent.clear();
+    return texts;
+  }
+  void arrive(const std::vector<std::string>& packets) {
+    std::vector<std::span<const uint8_t>> bytes;
+    for (const std::string& each : packets) bytes.push_back(tests::bytes_of(each));
+    relay.headers(bytes);
+  }
+  void prove() {
+    relay.prove(now);
+    arrive({packet(shadow, from(10000), {5, seed + 1, syn_ack, ""})});
+    sent.clear();
+  }
+  StreamId open() { return std::get<StreamId>(relay.open(http, downlink)); }
+  Denial denied(std::vector<uint16_t> ports) {
+    return std::get<Denial>(relay.open(ports, downlink));
+  }
+  uint64_t refused(Refusal refusal) {
+    return counters.refused_packets[static_cast<size_t>(refusal)];
+  }
+  uint64_t reset(ResetReason reason) {
+    return counters.sessions_reset[static_cast<size_t>(reason)];
+  }
+
+  Counters counters;
+  std::string sent;
+  Relay relay{{10000, 32767},
+              {{80, *net::Endpoint::parse(shadow)}},
+              seed,
+              [this](std::string_view packets) { sent += packets; },
+              counters};
+  Relay::Clock::time_point now{std::chrono::hours(1)};
+  std::shared_ptr<FakeDownlink> downlink = std::make_shared<FakeDownlink>();
+};
+
+TEST_F(RelayTest, AStreamWaitsForTheProof) {
+  const std::string reason =
+      "no answer from 10.0.0.5:8080: is it running, and does its network let it answer 10.0.1.2?";
+  EXPECT_EQ(relay.not_ready(), reason);
+  EXPECT_EQ(denied({80}).reason, reason);
+  EXPECT_EQ(denied({80}).kind, Denial::Kind::unavailable);
+
+  relay.prove(now);
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10000 > 10.0.0.5:8080 SYN seq 1000 ack 0 len 0"}));
+  relay.prove(now + PathProof::interval - std::chrono::milliseconds(1));
+  EXPECT_TRUE(injected().empty()) << "not due";
+  relay.prove(now + PathProof::interval);
+  EXPECT_EQ(injected().size(), 1u);
+
+  arrive({packet(shadow, from(10000), {5, seed + 1, syn_ack, ""})});
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10000 > 10.0.0.5:8080 RST seq 1001 ack 0 len 0"}));
+  EXPECT_EQ(relay.not_ready(), std::nullopt);
+  relay.prove(now + std::chrono::hours(1));
+  EXPECT_TRUE(injected().empty()) << "nothing more to prove";
+  open();
+}
+
+TEST_F(RelayTest, ARefusalProvesThePathToo) {
+  relay.prove(now);
+  sent.clear();
+  arrive({packet(shadow, from(10000), {0, seed + 1, rst_ack, ""})});
+  EXPECT_TRUE(injected().empty()) << "a RST is never answered";
+  EXPECT_EQ(relay.not_ready(), std::nullopt);
+}
+
+TEST_F(RelayTest, OnlyTheRightAnswerProves) {
+  relay.prove(now);
+  arrive({packet("10.0.0.6:8080", from(10000), {5, seed + 1, syn_ack, ""}),
+          packet(shadow, from(10000), {5, seed + 2, syn_ack, ""}),
+          packet(shadow, from(10000), {5, seed + 1, ack, ""}),
+          packet(shadow, from(10001), {5, seed + 1, syn_ack, ""})});
+  EXPECT_NE(relay.not_ready(), std::nullopt);
+}
+
+TEST_F(RelayTest, ALostPathEndsStreams) {
+  prove();
+  open();
+  relay.prove_again();
+  relay.prove(now);
+  relay.prove(now + PathProof::interval);
+  EXPECT_EQ(downlink->ended, "") << "two SYNs may be lost";
+  relay.prove(now + 2 * PathProof::interval);
+  EXPECT_NE(downlink->ended.find("no answer from 10.0.0.5:8080"), std::string::npos);
+  EXPECT_NE(relay.not_ready(), std::nullopt);
+}
+
+TEST_F(RelayTest, NoRouteIsSaidInTheKernelsWords) {
+  relay.set_paths({std::string("Network is unreachable")});
+  EXPECT_EQ(relay.not_ready(), "no way to 10.0.0.5:8080: Network is unreachable");
+}
+
+TEST_F(RelayTest, UnknownProductionPortsAreRefusedWithTheKnown) {
+  prove();
+  EXPECT_EQ(denied({80, 443}).kind, Denial::Kind::wrong);
+  EXPECT_EQ(denied({80, 443}).reason,
+            "production port 443 has no --target here; those with one are 80");
+  EXPECT_EQ(denied({}).kind, Denial::Kind::wrong);
+}
+
+TEST_F(RelayTest, TheLeaseFollowsThePath) {
+  prove();
+  const StreamId stream = open();
+  LeaseContents lease = relay.lease(stream);
+  ASSERT_EQ(lease.targets.size(), 1u);
+  EXPECT_EQ(lease.targets[0].path_mtu, 1500u);
+  EXPECT_EQ(lease.ports, (std::vector<PortRange>{{10001, 11024}})) << "10000 is the proofs'";
+
+  set_path(own, 1500);
+  EXPECT_EQ(downlink->lease_changes, 0);
+  set_path(own, 1400);
+  EXPECT_EQ(downlink->lease_changes, 1);
+  EXPECT_EQ(relay.lease(stream).targets[0].path_mtu, 1400u);
+  relay.more_source_ports(stream);
+  EXPECT_EQ(downlink->lease_changes, 2);
+  EXPECT_EQ(relay.lease(stream).ports, (std::vector<PortRange>{{10001, 12048}}));
+
+  set_path("10.0.1.9", 1400);
+  EXPECT_EQ(downlink->ended, "the intercept's address was 10.0.1.2 and is 10.0.1.9 now");
+}
+
+TEST_F(RelayTest, ABatchPassesButForWhatIsRefused) {
+  prove();
+  const StreamId stream = open();
+  const std::string good = packet(from(10001), shadow, {1, 0, syn, ""});
+  const std::string also_good = packet(from(10002), shadow, {1, 0, syn, "data"});
+  const std::string bad = packet(from(9999), shadow, {1, 0, syn, "data"});
+  std::string fragment = good;
+  fragment[6] = 0x20;
+
+  relay.packets(stream, good + bad + also_good + also_good + fragment + good);
+  EXPECT_EQ(sent, good + also_good + also_good + good);
+  EXPECT_EQ(refused(Refusal::source), 1u);
+  EXPECT_EQ(refused(Refusal::malformed), 1u);
+
+  sent.clear();
+  relay.packets(stream, good + also_good.substr(0, 30));
+  EXPECT_EQ(sent, good);
+  relay.packets(stream, "no packet at all, but quite some bytes");
+  EXPECT_EQ(sent, good);
+  EXPECT_EQ(refused(Refusal::malformed), 3u);
+}
+
+TEST_F(RelayTest, HeadersGoToTheirStreamWithoutPayload) {
+  prove();
+  const StreamId stream = open();
+  auto other = std::make_shared<FakeDownlink>();
+  const StreamId second = std::get<StreamId>(relay.open(http, other));
+  relay.packets(stream, packet(from(10001), shadow, {1, 0, syn, ""}));
+  relay.packets(second, packet(from(11025), shadow, {1, 0, syn, ""}));
+
+  arrive({packet(shadow, from(10001), {5, 2, syn_ack, ""}),
+          packet(shadow, from(11025), {5, 2, syn_ack, ""}),
+          packet(shadow, from(10001), {6, 2, ack, "answer"}), "nonsense"});
+  ASSERT_EQ(downlink->batches.size(), 1u) << "one batch for a wake-up";
+  const auto headers = tests::split(downlink->batches[0], false);
+  ASSERT_EQ(headers.size(), 2u);
+  EXPECT_EQ(describe(headers[0]), "10.0.0.5:8080 > 10.0.1.2:10001 SYN,ACK seq 5 ack 2 len 0");
+  EXPECT_EQ(describe(headers[1]), "10.0.0.5:8080 > 10.0.1.2:10001 ACK seq 6 ack 2 len 6");
+  EXPECT_EQ(other->batches.size(), 1u);
+  EXPECT_EQ(counters.tap_foreign, 1u);
+}
+
+TEST_F(RelayTest, UnknownSessionsAreReset) {
+  prove();
+  arrive({packet(shadow, from(15000), {5, 77, ack, "data"}),
+          packet(shadow, from(15000), {5, 77, rst_ack, ""})});
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:15000 > 10.0.0.5:8080 RST seq 77 ack 0 len 0"}));
+  EXPECT_EQ(reset(ResetReason::unknown_port), 1u);
+}
+
+TEST_F(RelayTest, AClosedStreamResetsItsSessions) {
+  prove();
+  const StreamId stream = open();
+  relay.packets(stream, packet(from(10001), shadow, {1, 0, syn, ""}));
+  arrive({packet(shadow, from(10001), {5, 2, syn_ack, ""})});
+  sent.clear();
+  relay.close(stream);
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10001 > 10.0.0.5:8080 RST seq 2 ack 0 len 0"}));
+  EXPECT_EQ(reset(ResetReason::stream_ended), 1u);
+  EXPECT_EQ(relay.statistics().streams, 0u);
+  EXPECT_EQ(relay.statistics().leased_ports, 0u);
+}
+
+TEST_F(RelayTest, DrainResetsEverythingOnce) {
+  prove();
+  const StreamId stream = open();
+  const std::string first = packet(from(10001), shadow, {1, 0, syn, ""});
+  relay.packets(stream, first);
+  arrive({packet(shadow, from(10001), {5, 2, syn_ack, ""})});
+  sent.clear();
+  relay.drain();
+  EXPECT_TRUE(downlink->drained);
+  EXPECT_EQ(injected().size(), 1u);
+  EXPECT_EQ(reset(ResetReason::drained), 1u);
+  relay.packets(stream, first);
+  EXPECT_TRUE(sent.empty());
+  EXPECT_EQ(refused(Refusal::draining), 1u);
+  EXPECT_EQ(denied({80}).reason, "the intercept is about to end");
+  EXPECT_FALSE(relay.wait_for_streams_to_end(std::chrono::milliseconds(0)));
+  relay.close(stream);
+  EXPECT_TRUE(relay.wait_for_streams_to_end(std::chrono::milliseconds(0)));
+  EXPECT_TRUE(sent.empty());
+}
+
+TEST_F(RelayTest, AnObstacleStopsEverythingNew) {
+  prove();
+  relay.set_obstacle("the rules are gone");
+  EXPECT_EQ(relay.not_ready(), "the rules are gone");
+  EXPECT_EQ(denied({80}).reason, "the rules are gone");
+  relay.prove_again();
+  relay.prove(now);
+  EXPECT_TRUE(sent.empty());
+  relay.set_obstacle(std::nullopt);
+  EXPECT_EQ(relay.not_ready(), std::nullopt);
+}
+
+TEST_F(RelayTest, WhenNoPortIsLeftTheReasonIsPlain) {
+  prove();
+  std::vector<StreamId> streams;
+  for (auto opened = relay.open(http, downlink); std::holds_alternative<StreamId>(opened);
+       opened = relay.open(http, downlink))
+    streams.push_back(std::get<StreamId>(opened));
+  EXPECT_EQ(streams.size(), 23u);
+  EXPECT_EQ(denied({80}).reason,
+            "every source port is leased to another sidecar: widen --source-ports");
+  relay.close(streams.back());
+  open();
+}
+
+}  // namespace
+}  // namespace trafficmirror::intercept
