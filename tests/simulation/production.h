@@ -3,6 +3,7 @@
 // network.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,10 @@ enum class Kind : uint8_t {
   half_close,
   one_way,
 };
-inline constexpr size_t kinds = 8;
+inline constexpr std::array kind_names = {
+    "keep_alive", "pipelined", "server_first", "upload",
+    "download",   "streaming", "half_close",   "one_way",
+};
 
 struct Conversation {
   Kind kind{};

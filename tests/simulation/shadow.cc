@@ -341,8 +341,9 @@ void ShadowConnection::check_turn(Time now, const Reading& reading, uint64_t bef
   }
 }
 
-void ShadowConnection::on_fin(Time /*now*/) {
+void ShadowConnection::on_fin(Time now) {
   fin_received_ = true;
+  if (how().read_interval > Duration::zero()) read_at_ = now + how().read_interval;
   if (!std::any_of(readings_.begin(), readings_.end(), [&](const Reading& reading) {
         return reading.conversation->client_fin &&
                reading.start->offset + received_ == reading.conversation->client_bytes;
@@ -365,7 +366,8 @@ void ShadowConnection::run_application(Time now) {
   const auto& answers = reading.conversation->answers;
   const bool greets = received_ == 0 && !answers.empty() && answers.front().trigger == 0;
   if (received_ == 0 && !greets && !fin_read_) return;
-  next_answer_ = std::max(next_answer_, reading.start->answers_before);
+  if (reading.start->offset > 0)
+    next_answer_ = std::max(next_answer_, reading.start->answers_before);
   if (!how().never_answers && !answering_ && next_answer_ < answers.size() &&
       answers[next_answer_].trigger <= reading.start->offset + read_) {
     answering_ = true;

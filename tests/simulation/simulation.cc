@@ -102,7 +102,7 @@ class Run : public session::SegmentSink {
   std::optional<session::Engine> engine_;
   Network to_shadow_, to_engine_;
   Duration batching_{0};
-  bool run_planned_ = false;
+  Time run_at_ = session::never;  // a batch is awaited
   bool uplink_full_ = false;
   bool stream_up_ = true;
   bool clean_path_ = true;
@@ -216,7 +216,7 @@ void Run::plan_production() {
     targets_.push_back({key.server.port, target, mtus[ipv4 ? random_.below(4) : random_.below(3)]});
     Shadow::Application& application = shadow_.applications[target];
     application.personality = make_personality();
-    const auto kind = static_cast<Kind>(random_.below(kinds));
+    const auto kind = static_cast<Kind>(random_.below(kind_names.size()));
     application.check_turns = kind != Kind::streaming && kind != Kind::pipelined &&
                               application.personality.max_writes == 1 && clean_path_;
     Time start = Time{} + random_.duration(milliseconds(1), milliseconds(500));
@@ -224,6 +224,9 @@ void Run::plan_production() {
          application.conversations.size() < reuse;) {
       auto conversation =
           std::make_unique<Conversation>(make_conversation(random_, kind, key, start, how));
+      trace("flow", key.to_string() + " " + kind_names[static_cast<size_t>(kind)] + ", " +
+                        std::to_string(conversation->client_bytes) + " bytes, mirrored to " +
+                        target.to_string());
       start = conversation->packets.back().at + random_.duration(milliseconds(10), seconds(5));
       production_ends_ = std::max(production_ends_, conversation->packets.back().at);
       const size_t index = application.conversations.size();
@@ -346,7 +349,6 @@ void Run::send(const session::Path& path, const session::Segment& segment) {
 }
 
 void Run::run_engine() {
-  run_planned_ = false;
   engine_->run(now_);
   if (engine_->deadline() <= now_) fail("the engine's deadline does not move on");
 }
@@ -395,7 +397,7 @@ Result Run::run() {
   while (!failure_ || trace_) {
     const Time engine = engine_->deadline();
     const Time next = std::min({events_.empty() ? session::never : events_.top().at,
-                                shadow_.deadline(), run_planned_ ? session::never : engine});
+                                shadow_.deadline(), engine, run_at_});
     if (next == session::never) break;
     if (next > bound) {
       fail("no end after two hours");
@@ -411,9 +413,11 @@ Result Run::run() {
     }
     if (batching_ == Duration::zero() || engine_->deadline() <= now_) {
       run_engine();
-    } else if (!run_planned_) {
-      run_planned_ = true;
-      at(now_ + batching_, [this] { run_engine(); });
+    } else if (run_at_ <= now_) {
+      run_at_ = session::never;
+      run_engine();
+    } else {
+      run_at_ = std::min(run_at_, now_ + batching_);
     }
     check_step();
     if (failure_) break;
