@@ -148,6 +148,7 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
                       [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
                         entry.session.client_sent(now, bytes, flow.new_answer(acknowledgment));
                         flow.saw_answer(acknowledgment);
+                        flow.at_boundary = false;
                       });
   touch(entry);
   look_for_gap(now, flow);
