@@ -113,8 +113,9 @@ void Engine::on_idle_flow(Time now, const net::FlowKey& key) {
 void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
   const net::TcpHeader& tcp = packet.tcp;
   if (tcp.flags.rst) {
-    // RFC 5961 section 3.2: production's server heeds only the exact number.
-    if (flow.client && tcp.sequence == flow.client->next())
+    // RFC 5961 section 3.2: production's server heeds only the exact number. Its own FIN, which a
+    // client resets behind when it will not read the rest, takes one.
+    if (flow.client && tcp.sequence == flow.client->next() + (flow.client_finished ? 1 : 0))
       end_flow(now, flow, CloseReason::production_reset);
     return;
   }
