@@ -43,10 +43,12 @@ void Session::client_reset(Time now, CloseReason reason) {
 }
 
 void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
-  if (farewell_ != Farewell::none && farewell != Farewell::reset) return;
+  // A RST behind the FIN waits for the same answer: a turn of its own would wait for one more.
+  const bool left_already = farewell_ != Farewell::none;
+  if (left_already && farewell != Farewell::reset) return;
   farewell_ = farewell;
   waiting_since_ = now;
-  if (answer_seen) wait_for_turn(now, *answer_seen);
+  if (answer_seen && !left_already) wait_for_turn(now, *answer_seen);
 }
 
 void Session::wait_for_turn(Time now, uint64_t answer) {
