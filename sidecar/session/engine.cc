@@ -194,14 +194,10 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
       end_flow(now, flow, CloseReason::production_reset);
     return;
   }
-  if (!flow.server_next) flow.server_next = tcp.sequence;
-  const net::SequenceNumber end = tcp.sequence + tcp.flags.syn + packet.payload_length;
-  if (tcp.flags.syn) {
-    flow.server_next = end;
-    flow.answer_seen = end;
-  } else if (!flow.answer_seen) {
-    flow.answer_seen = *flow.server_next;
-  }
+  const net::SequenceNumber begin = tcp.sequence + tcp.flags.syn;
+  const net::SequenceNumber end = begin + packet.payload_length;
+  if (!flow.server_next) flow.server_next = begin;
+  if (!flow.answer_seen) flow.answer_seen = *flow.server_next;
   if (end > *flow.server_next) {
     if (flow.session) {
       flow.session->session.server_sent(static_cast<uint64_t>(end - *flow.server_next));
