@@ -131,14 +131,12 @@ class Writer {
   }
   void client_reset() {
     net::TcpHeader reset = client_header(out_.client_bytes);
-    if (client_fin_) reset.sequence = reset.sequence + 1;
     reset.flags.rst = true;
     emit(true, reset, 0);
     out_.reset = true;
   }
   void server_reset() {
     net::TcpHeader reset = server_header(server_sent_);
-    if (server_fin_) reset.sequence = reset.sequence + 1;
     reset.flags.rst = true;
     emit(false, reset, 0);
     out_.reset = true;
