@@ -46,11 +46,12 @@ struct Flow : Timed {
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
   Time gap_deadline = never;    // what is missing by then was lost by the capture
 
-  // How many new bytes of answer a client that sends this acknowledgment has seen; none: it goes on
-  // with its exchange.
+  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on with
+  // its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
     if (!answer_seen || acknowledgment <= *answer_seen) return std::nullopt;
-    return static_cast<uint64_t>(acknowledgment - *answer_seen);
+    return Session::Seen{static_cast<uint64_t>(acknowledgment - *answer_seen),
+                         server_next && *server_next > acknowledgment};
   }
   void saw_answer(net::SequenceNumber acknowledgment) {
     if (!answer_seen || acknowledgment > *answer_seen) answer_seen = acknowledgment;
