@@ -37,6 +37,7 @@ void Session::client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen a
 
 void Session::client_reset(Time now, CloseReason reason) {
   reset_reason_ = reason;
+  if (farewell_ == Farewell::none) reset_unanswered_ = production_answer_ == 0;
   // Even a client that left without reading gives the shadow the time to answer, as production's
   // server had it.
   leave(now, Farewell::reset, exchange_open_ || !turns_.empty() ? AnswerSeen(Seen{1}) : std::nullopt);
@@ -127,13 +128,19 @@ void Session::take_turns(Time now) {
 void Session::dispatch(Time now, SegmentSink& sink) {
   if (closed_) return;
   if (!closing_) take_turns(now);
-  if (!closed_ && !closing_ && now >= response_deadline())
-    close(turns_.empty() ? CloseReason::fin_timeout : CloseReason::response_timeout);
+  if (!closed_ && !closing_ && now >= response_deadline()) close(timeout_reason());
   connection_.dispatch(now, sink);
   if (connection_.ended() && !closed_)
     closed_ = connection_.ending() == Connection::Ending::aborted
                   ? closing_.value_or(CloseReason::finished)
                   : reason_of(connection_.ending());
+}
+
+CloseReason Session::timeout_reason() const {
+  if (farewell_ == Farewell::reset && reset_unanswered_ &&
+      connection_.acknowledged() == connection_.end())
+    return reset_reason_;
+  return turns_.empty() ? CloseReason::fin_timeout : CloseReason::response_timeout;
 }
 
 Time Session::response_deadline() const {
@@ -164,6 +171,7 @@ void Session::take_rest_of(Session& other) {
   waiting_since_ = other.waiting_since_;
   farewell_ = other.farewell_;
   reset_reason_ = other.reset_reason_;
+  reset_unanswered_ = other.reset_unanswered_;
 }
 
 void Session::report(Counters& counters) {

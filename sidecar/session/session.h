@@ -80,6 +80,7 @@ class Session {
   // When the shadow, if it says nothing more, counts as having answered the exchange in hand.
   Time quiet_at() const;
   Time response_deadline() const;
+  CloseReason timeout_reason() const;
 
   Duration response_timeout_;
   Connection connection_;
@@ -94,6 +95,7 @@ class Session {
   Farewell farewell_ = Farewell::none;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;
+  bool reset_unanswered_ = false;  // production's server had not answered either when it came
   std::optional<CloseReason> closed_;
   std::optional<CloseReason> closing_;  // set by close(): the RST is still to be sent
   uint64_t exchanges_ = 0;
