@@ -327,7 +327,10 @@ void ShadowConnection::check_turn(Time now, const Reading& reading, uint64_t bef
   const uint64_t start = reading.start->offset;
   for (const Boundary& boundary : boundaries) {
     if (boundary.offset < start + before || boundary.offset >= start + after) continue;
-    if (boundary.offset == start && start > 0) continue;
+    // A new connection that goes on for one the shadow has closed begins at once.
+    const bool goes_on = how().closing == Personality::Closing::early_close ||
+                         how().closing == Personality::Closing::early_shutdown;
+    if (boundary.offset == start && (start > 0 || goes_on)) continue;
     if (boundary.production_answer == 0) continue;
     ++turns_;
     if (written_ < turns_) {
@@ -377,7 +380,8 @@ void ShadowConnection::run_application(Time now) {
     write_at_ = now + host_.random.duration(how().min_think, how().max_think);
   }
   const bool first = how().closing == Personality::Closing::as_production &&
-                     reading.conversation->server_fin_first;
+                     reading.conversation->server_fin_first &&
+                     reading.start->offset + read_ == reading.conversation->client_bytes;
   const bool early = how().closing == Personality::Closing::early_close ||
                      how().closing == Personality::Closing::early_shutdown;
   const bool answered_something = written_ > 0;
