@@ -49,6 +49,8 @@ struct Flow : Timed {
   // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on with
   // its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
+    // The server's FIN is no answer: a shadow may leave it to the client to close first.
+    if (server_finished && acknowledgment == *server_next) acknowledgment = acknowledgment - 1U;
     if (!answer_seen || acknowledgment <= *answer_seen) return std::nullopt;
     return Session::Seen{static_cast<uint64_t>(acknowledgment - *answer_seen),
                          server_next && *server_next > acknowledgment};
