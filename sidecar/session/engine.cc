@@ -173,7 +173,8 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
     if (mirror(now, flow, nullptr)) {
       flow.at_boundary = false;
       flow.client = Reassembly(tcp.sequence);
-      flow.answer_seen = tcp.acknowledgment;
+      // What was said before is not the new session's, except for a greeting: the shadow has one too.
+      if (!flow.syn || tcp.sequence != *flow.syn + 1) flow.answer_seen = tcp.acknowledgment;
       take_client_bytes(now, flow, packet);
       return;
     }
