@@ -360,11 +360,19 @@ void Engine::on_shadow(Time now, const net::Packet& packet) {
       reset.header.flags.ack = true;
       reset.header.acknowledgment = packet.tcp.sequence + packet.sequence_length();
     }
-    sink_.send(Path{packet.destination, packet.source}, reset);
+    sink().send(Path{packet.destination, packet.source}, reset);
     return;
   }
   found->second->session.process(now, packet);
   touch(*found->second);
+}
+
+SegmentSink& Engine::sink() {
+  class Nowhere : public SegmentSink {
+    void send(const Path& /*path*/, const Segment& /*segment*/) override {}
+  };
+  static Nowhere nowhere;
+  return uplink_full_ ? static_cast<SegmentSink&>(nowhere) : sink_;
 }
 
 void Engine::touch(SessionEntry& entry) {
@@ -390,7 +398,7 @@ void Engine::run(Time now) {
 
 void Engine::dispatch(Time now, SessionEntry& entry) {
   entry.touched = false;
-  entry.session.dispatch(now, sink_);
+  entry.session.dispatch(now, sink());
   entry.session.report(counters_);
   if (const auto reason = entry.session.closed()) {
     remove(now, entry, *reason);
@@ -402,7 +410,7 @@ void Engine::dispatch(Time now, SessionEntry& entry) {
 
 void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
   entry.session.close(reason);
-  entry.session.dispatch(now, sink_);
+  entry.session.dispatch(now, sink());
   remove(now, entry, entry.session.closed().value_or(reason));
 }
 
