@@ -60,7 +60,8 @@ struct Conversation {
   bool client_fin = false;
   bool server_fin_first = false;
   bool reset = false;
-  bool stray = false;  // has packets of no connection
+  bool stray = false;         // has packets of no connection
+  bool syn_captured = false;  // in this run
 
   uint8_t byte(uint64_t offset) const {
     return static_cast<uint8_t>(mix(content ^ (offset / 8)) >> (offset % 8 * 8));

@@ -327,10 +327,12 @@ void ShadowConnection::check_turn(Time now, const Reading& reading, uint64_t bef
   const uint64_t start = reading.start->offset;
   for (const Boundary& boundary : boundaries) {
     if (boundary.offset < start + before || boundary.offset >= start + after) continue;
-    // A new connection that goes on for one the shadow has closed begins at once.
+    // A new connection that goes on for one the shadow has closed begins at once, and of a flow
+    // that was already open nobody knows that its server was to speak first.
     const bool goes_on = how().closing == Personality::Closing::early_close ||
                          how().closing == Personality::Closing::early_shutdown;
-    if (boundary.offset == start && (start > 0 || goes_on)) continue;
+    if (boundary.offset == start && (start > 0 || goes_on || !reading.conversation->syn_captured))
+      continue;
     if (boundary.production_answer == 0) continue;
     ++turns_;
     if (written_ < turns_) {

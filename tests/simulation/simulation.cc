@@ -257,7 +257,7 @@ void Run::plan_faults() {
     const Time lost = some_time();
     at(lost, [this] {
       trace("stream", "lost");
-      stream_up_ = false;
+      stream_up_ = uplink_full_ = false;
       engine_->stream_lost();
     });
     at(lost + random_.duration(Duration(0), seconds(2)), [this] {
@@ -304,6 +304,8 @@ void Run::play(const CapturedPacket& captured, Shadow::Application& application,
   trace(captured.from_client ? "client" : "server",
         describe(packet.tcp, packet.payload_length) + (seen ? "" : " (not captured)"));
   if (!seen) return;
+  if (packet.tcp.flags.syn && captured.from_client)
+    application.conversations[index]->syn_captured = true;
   engine_->on_production(now_, packet);
   if (captured.bytes != before) fail("a captured packet was changed");
 }
