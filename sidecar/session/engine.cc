@@ -206,6 +206,8 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
     }
     flow.server_next = end;
   }
+  // First seen in its middle: from here on the client's bytes are known to be whole or not.
+  if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
   if (tcp.flags.ack && (!flow.server_received || tcp.acknowledgment > *flow.server_received))
     flow.server_received = tcp.acknowledgment;
   if (flow.session) look_for_gap(now, flow);
