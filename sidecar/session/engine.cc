@@ -191,8 +191,11 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   const net::TcpHeader& tcp = packet.tcp;
   if (tcp.flags.rst) {
     const bool refused = flow.syn && !flow.server_next && tcp.acknowledgment == *flow.syn + 1;
-    if (refused || (flow.server_next && tcp.sequence == *flow.server_next))
+    if (refused || (flow.server_next && tcp.sequence == *flow.server_next)) {
+      // What it had received by now tells whether all of it was captured.
+      if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
       end_flow(now, flow, CloseReason::production_reset);
+    }
     return;
   }
   const net::SequenceNumber begin = tcp.sequence + tcp.flags.syn;
@@ -208,8 +211,7 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   }
   // First seen in its middle: from here on the client's bytes are known to be whole or not.
   if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
-  if (tcp.flags.ack && (!flow.server_received || tcp.acknowledgment > *flow.server_received))
-    flow.server_received = tcp.acknowledgment;
+  if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
   if (flow.session) look_for_gap(now, flow);
   if (tcp.flags.fin) {
     flow.server_next = end + 1;

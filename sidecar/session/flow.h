@@ -58,6 +58,9 @@ struct Flow : Timed {
   void saw_answer(net::SequenceNumber acknowledgment) {
     if (!answer_seen || acknowledgment > *answer_seen) answer_seen = acknowledgment;
   }
+  void saw_server_acknowledgment(net::SequenceNumber acknowledgment) {
+    if (!server_received || acknowledgment > *server_received) server_received = acknowledgment;
+  }
   // Bytes are missing that the server says it has (a FIN counts as one).
   bool missing_bytes() const {
     return client && server_received && *server_received > client->next() &&
