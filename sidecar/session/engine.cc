@@ -144,6 +144,10 @@ void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
 
 void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) {
   SessionEntry& entry = *flow.session;
+  if (flow.taken_up_blindly_at && packet.tcp.sequence < *flow.taken_up_blindly_at) {
+    close(now, entry, CloseReason::capture_gap);
+    return;
+  }
   // What was cut by the capture is not there; if nobody sends it again it is a gap.
   flow.client->insert(packet.tcp.sequence, packet.payload, packet.tcp.acknowledgment,
                       [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
@@ -172,6 +176,7 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   if (boundary && !packet.cut() && now >= flow.retry_at) {
     if (mirror(now, flow, nullptr)) {
       flow.at_boundary = false;
+      if (!flow.client) flow.taken_up_blindly_at = tcp.sequence;
       flow.client = Reassembly(tcp.sequence);
       // What was said before is not the new session's, except for a greeting: the shadow has one too.
       if (!flow.syn || tcp.sequence != *flow.syn + 1) flow.answer_seen = tcp.acknowledgment;
@@ -212,6 +217,7 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   // First seen in its middle: from here on the client's bytes are known to be whole or not.
   if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
   if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
+  flow.taken_up_blindly_at.reset();
   if (flow.session) look_for_gap(now, flow);
   if (tcp.flags.fin) {
     flow.server_next = end + 1;

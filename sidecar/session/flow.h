@@ -42,6 +42,9 @@ struct Flow : Timed {
   // What the client sends next begins an exchange, though no answer was seen before it: the flow is
   // new, or was known to be idle.
   bool at_boundary = false;
+  // Where a session took the flow up without knowing that nothing came before; bytes that do, until
+  // the server acknowledges more, show that it was in the midst of an exchange.
+  std::optional<net::SequenceNumber> taken_up_blindly_at;
   bool shed_counted = false;    // the exchange in hand is in a shed counter
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
   Time gap_deadline = never;    // what is missing by then was lost by the capture
