@@ -76,7 +76,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
     if (packet.payload_length == 0 || source_ports_.contains(key.client)) return;
-    add_flow(now, key);
+    if (!add_flow(now, key)) return;
     found = flows_.find(key);
   }
   Flow& flow = found->second;
@@ -98,7 +98,9 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
     if (found->second.syn == packet.tcp.sequence) return;  // sent again
     end_flow(now, found->second, CloseReason::flow_reused);
   }
-  Flow& flow = add_flow(now, key);
+  Flow* added = add_flow(now, key);
+  if (!added) return;
+  Flow& flow = *added;
   flow.syn = packet.tcp.sequence;
   flow.client = Reassembly(packet.tcp.sequence + 1);
   flow.at_boundary = true;
@@ -107,7 +109,7 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key) {
   if (flows_.contains(key) || source_ports_.contains(key.client)) return;
-  add_flow(now, key).at_boundary = true;
+  if (Flow* flow = add_flow(now, key)) flow->at_boundary = true;
 }
 
 void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
@@ -238,12 +240,21 @@ void Engine::look_for_gap(Time now, Flow& flow) {
 // ---- flows
 // -----------------------------------------------------------------------------------------------------
 
-Flow& Engine::add_flow(Time now, const net::FlowKey& key) {
+bool Engine::room_for(size_t bytes) const {
+  // A little is kept free for the sessions there are.
+  return counters_.memory + bytes <= options_.memory_limit / 16 * 15;
+}
+
+Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
+  if (!room_for(flow_size)) {
+    ++counters_[ShedReason::memory_limit];
+    return nullptr;
+  }
   Flow& flow = flows_.try_emplace(key, key).first->second;
   flow.last_seen = now;
   flow_timers_.schedule(flow, now + options_.idle_timeout);
   counters_.memory += flow_size;
-  return flow;
+  return &flow;
 }
 
 // Production's connection is over. Its session lives on until it has delivered what it holds.
@@ -301,9 +312,7 @@ const Lease::Target* Engine::target_for(const net::FlowKey& key) const {
 std::optional<ShedReason> Engine::reason_to_shed() const {
   if (draining_ || lease_.targets.empty()) return ShedReason::no_stream;
   if (uplink_full_) return ShedReason::uplink_full;
-  // A little is kept free for the sessions there are.
-  if (counters_.memory + session_size > options_.memory_limit / 16 * 15)
-    return ShedReason::memory_limit;
+  if (!room_for(session_size)) return ShedReason::memory_limit;
   return std::nullopt;
 }
 

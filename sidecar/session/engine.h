@@ -95,7 +95,9 @@ class Engine {
   void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   void look_for_gap(Time now, Flow& flow);
 
-  Flow& add_flow(Time now, const net::FlowKey& key);
+  // Null where memory for one more is lacking, which is counted.
+  Flow* add_flow(Time now, const net::FlowKey& key);
+  bool room_for(size_t bytes) const;
   void end_flow(Time now, Flow& flow, CloseReason reason);
   void end_flow_if_finished(Time now, Flow& flow);
   void on_flow_timer(Time now, Flow& flow);
