@@ -15,6 +15,8 @@ constexpr Duration delayed_acknowledgment = std::chrono::milliseconds(40);  // R
 constexpr uint8_t duplicate_threshold = 3;                                  // RFC 5681 section 3.2
 constexpr uint8_t max_half_open_resets = 3;
 constexpr uint32_t timestamps_length = 12;
+// Whatever the shadow announces; at 0 nothing would ever be sent. Kernels use 48 too.
+constexpr uint32_t least_mss = 48;
 
 // RFC 7323 section 5.4: the timestamp clock, here in milliseconds.
 uint32_t timestamp(Time now) {
@@ -536,7 +538,8 @@ void Connection::set_path_mtu(uint16_t mtu) {
 }
 
 void Connection::update_segment_size() {
-  segment_size_ = std::min<uint32_t>(options_.maximum_segment_size, peer_maximum_segment_size_);
+  segment_size_ = std::max(
+      std::min<uint32_t>(options_.maximum_segment_size, peer_maximum_segment_size_), least_mss);
   // RFC 6691: the announced size is without options, those that every segment carries come off.
   if (timestamps_agreed_) segment_size_ -= std::min(timestamps_length, segment_size_ / 2);
 }

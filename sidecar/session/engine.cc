@@ -88,7 +88,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
     if (packet.payload_length == 0 || source_ports_.contains(key.client)) return;
-    add_flow(now, key);
+    if (!add_flow(now, key)) return;
     found = flows_.find(key);
   }
   Flow& flow = found->second;
@@ -110,7 +110,9 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
     if (found->second.syn == packet.tcp.sequence) return;  // sent again
     end_flow(now, found->second, CloseReason::flow_reused);
   }
-  Flow& flow = add_flow(now, key);
+  Flow* added = add_flow(now, key);
+  if (!added) return;
+  Flow& flow = *added;
   flow.syn = packet.tcp.sequence;
   flow.client = Reassembly(packet.tcp.sequence + 1);
   flow.boundary = Boundary::certain;
@@ -119,14 +121,15 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
   if (flows_.contains(key) || source_ports_.contains(key.client)) return;
-  add_flow(now, key).boundary = boundary;
+  if (Flow* flow = add_flow(now, key)) flow->boundary = boundary;
 }
 
 void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
   const net::TcpHeader& tcp = packet.tcp;
   if (tcp.flags.rst) {
-    // RFC 5961 section 3.2: production's server heeds only the exact number.
-    if (flow.client && tcp.sequence == flow.client->next())
+    // RFC 5961 section 3.2: production's server heeds only the exact number. Its own FIN, which a
+    // client resets behind when it will not read the rest, takes one.
+    if (flow.client && tcp.sequence == flow.client->next() + (flow.client_finished ? 1 : 0))
       end_flow(now, flow, CloseReason::production_reset);
     return;
   }
@@ -155,11 +158,16 @@ void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
 
 void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) {
   SessionEntry& entry = *flow.session;
+  if (flow.taken_up_blindly_at && packet.tcp.sequence < *flow.taken_up_blindly_at) {
+    close(now, entry, CloseReason::capture_gap);
+    return;
+  }
   // What was cut by the capture is not there; if nobody sends it again it is a gap.
   flow.client->insert(packet.tcp.sequence, packet.payload, packet.tcp.acknowledgment,
                       [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
                         entry.session.client_sent(now, bytes, flow.new_answer(acknowledgment));
                         flow.saw_answer(acknowledgment);
+                        flow.boundary = Boundary::unknown;
                       });
   touch(entry);
   look_for_gap(now, flow);
@@ -181,8 +189,10 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   if (boundary && !packet.cut() && now >= flow.retry_at) {
     if (mirror(now, flow, nullptr)) {
       flow.boundary = Boundary::unknown;
+      if (!flow.client) flow.taken_up_blindly_at = tcp.sequence;
       flow.client = Reassembly(tcp.sequence);
-      flow.answer_seen = tcp.acknowledgment;
+      // What was said before is not the new session's, except for a greeting: the shadow has one too.
+      if (!flow.syn || tcp.sequence != *flow.syn + 1) flow.answer_seen = tcp.acknowledgment;
       take_client_bytes(now, flow, packet);
       return;
     }
@@ -199,18 +209,17 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   const net::TcpHeader& tcp = packet.tcp;
   if (tcp.flags.rst) {
     const bool refused = flow.syn && !flow.server_next && tcp.acknowledgment == *flow.syn + 1;
-    if (refused || (flow.server_next && tcp.sequence == *flow.server_next))
+    if (refused || (flow.server_next && tcp.sequence == *flow.server_next)) {
+      // What it had received by now tells whether all of it was captured.
+      if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
       end_flow(now, flow, CloseReason::production_reset);
+    }
     return;
   }
-  if (!flow.server_next) flow.server_next = tcp.sequence;
-  const net::SequenceNumber end = tcp.sequence + tcp.flags.syn + packet.payload_length;
-  if (tcp.flags.syn) {
-    flow.server_next = end;
-    flow.answer_seen = end;
-  } else if (!flow.answer_seen) {
-    flow.answer_seen = *flow.server_next;
-  }
+  const net::SequenceNumber begin = tcp.sequence + tcp.flags.syn;
+  const net::SequenceNumber end = begin + packet.payload_length;
+  if (!flow.server_next) flow.server_next = begin;
+  if (!flow.answer_seen) flow.answer_seen = *flow.server_next;
   if (end > *flow.server_next) {
     if (flow.session) {
       flow.session->session.server_sent(static_cast<uint64_t>(end - *flow.server_next));
@@ -218,8 +227,10 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
     }
     flow.server_next = end;
   }
-  if (tcp.flags.ack && (!flow.server_received || tcp.acknowledgment > *flow.server_received))
-    flow.server_received = tcp.acknowledgment;
+  // First seen in its middle: from here on the client's bytes are known to be whole or not.
+  if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
+  if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
+  flow.taken_up_blindly_at.reset();
   if (flow.session) look_for_gap(now, flow);
   if (tcp.flags.fin) {
     flow.server_next = end + 1;
@@ -240,12 +251,21 @@ void Engine::look_for_gap(Time now, Flow& flow) {
 // ---- flows
 // -----------------------------------------------------------------------------------------------------
 
-Flow& Engine::add_flow(Time now, const net::FlowKey& key) {
+bool Engine::room_for(size_t bytes) const {
+  // A little is kept free for the sessions there are.
+  return counters_.memory + bytes <= options_.memory_limit / 16 * 15;
+}
+
+Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
+  if (!room_for(flow_size)) {
+    ++counters_[ShedReason::memory_limit];
+    return nullptr;
+  }
   Flow& flow = flows_.try_emplace(key, key).first->second;
   flow.last_seen = now;
   flow_timers_.schedule(flow, now + options_.idle_timeout);
   counters_.memory += flow_size;
-  return flow;
+  return &flow;
 }
 
 // Production's connection is over. Its session lives on until it has delivered what it holds.
@@ -303,9 +323,7 @@ const Lease::Target* Engine::target_for(const net::FlowKey& key) const {
 std::optional<ShedReason> Engine::reason_to_shed() const {
   if (draining_ || lease_.targets.empty()) return ShedReason::no_stream;
   if (uplink_full_) return ShedReason::uplink_full;
-  // A little is kept free for the sessions there are.
-  if (counters_.memory + session_size > options_.memory_limit / 16 * 15)
-    return ShedReason::memory_limit;
+  if (!room_for(session_size)) return ShedReason::memory_limit;
   return std::nullopt;
 }
 
@@ -372,11 +390,19 @@ void Engine::on_shadow(Time now, const net::Packet& packet) {
       reset.header.flags.ack = true;
       reset.header.acknowledgment = packet.tcp.sequence + packet.sequence_length();
     }
-    sink_.send(Path{packet.destination, packet.source}, reset);
+    sink().send(Path{packet.destination, packet.source}, reset);
     return;
   }
   found->second->session.process(now, packet);
   touch(*found->second);
+}
+
+SegmentSink& Engine::sink() {
+  class Nowhere : public SegmentSink {
+    void send(const Path& /*path*/, const Segment& /*segment*/) override {}
+  };
+  static Nowhere nowhere;
+  return uplink_full_ ? static_cast<SegmentSink&>(nowhere) : sink_;
 }
 
 void Engine::touch(SessionEntry& entry) {
@@ -402,7 +428,7 @@ void Engine::run(Time now) {
 
 void Engine::dispatch(Time now, SessionEntry& entry) {
   entry.touched = false;
-  entry.session.dispatch(now, sink_);
+  entry.session.dispatch(now, sink());
   entry.session.report(counters_);
   if (const auto reason = entry.session.closed()) {
     remove(now, entry, *reason);
@@ -414,7 +440,7 @@ void Engine::dispatch(Time now, SessionEntry& entry) {
 
 void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
   entry.session.close(reason);
-  entry.session.dispatch(now, sink_);
+  entry.session.dispatch(now, sink());
   remove(now, entry, entry.session.closed().value_or(reason));
 }
 

@@ -64,7 +64,8 @@ class Engine {
   void set_lease(Time now, const Lease& lease);
   // All sessions end as stream_lost; their flows are taken up again under the next lease.
   void stream_lost();
-  // While the uplink is full nothing is put out and no session is opened.
+  // While the uplink is full nothing is put out and no session is opened. A session that ends
+  // meanwhile goes without its RST: the shadow learns of it when the source port is used again.
   void set_uplink_full(bool full) { uplink_full_ = full; }
   bool wants_more_source_ports() const { return source_ports_.low(); }
 
@@ -94,7 +95,9 @@ class Engine {
   void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   void look_for_gap(Time now, Flow& flow);
 
-  Flow& add_flow(Time now, const net::FlowKey& key);
+  // Null where memory for one more is lacking, which is counted.
+  Flow* add_flow(Time now, const net::FlowKey& key);
+  bool room_for(size_t bytes) const;
   void end_flow(Time now, Flow& flow, CloseReason reason);
   void end_flow_if_finished(Time now, Flow& flow);
   void on_flow_timer(Time now, Flow& flow);
@@ -106,6 +109,8 @@ class Engine {
                                                        const net::Packet* syn);
   std::optional<ShedReason> reason_to_shed() const;
   const Lease::Target* target_for(const net::FlowKey& key) const;
+  // Where segments go now.
+  SegmentSink& sink();
   void touch(SessionEntry& entry);
   void dispatch(Time now, SessionEntry& entry);
   // Ends and dispatches it at once.

@@ -48,18 +48,27 @@ struct Flow : Timed {
   std::optional<net::SequenceNumber> answer_seen;
   // Whether what the client sends next begins an exchange, though no answer was seen before it.
   Boundary boundary = Boundary::unknown;
+  // Where a session took the flow up without knowing that nothing came before; bytes that do, until
+  // the server acknowledges more, show that it was in the midst of an exchange.
+  std::optional<net::SequenceNumber> taken_up_blindly_at;
   bool shed_counted = false;    // the exchange in hand is in a shed counter
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
   Time gap_deadline = never;    // what is missing by then was lost by the capture
 
-  // How many new bytes of answer a client that sends this acknowledgment has seen; none: it goes on
-  // with its exchange.
+  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on with
+  // its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
+    // The server's FIN is no answer: a shadow may leave it to the client to close first.
+    if (server_finished && acknowledgment == *server_next) acknowledgment = acknowledgment - 1U;
     if (!answer_seen || acknowledgment <= *answer_seen) return std::nullopt;
-    return static_cast<uint64_t>(acknowledgment - *answer_seen);
+    return Session::Seen{static_cast<uint64_t>(acknowledgment - *answer_seen),
+                         server_next && *server_next > acknowledgment};
   }
   void saw_answer(net::SequenceNumber acknowledgment) {
     if (!answer_seen || acknowledgment > *answer_seen) answer_seen = acknowledgment;
+  }
+  void saw_server_acknowledgment(net::SequenceNumber acknowledgment) {
+    if (!server_received || acknowledgment > *server_received) server_received = acknowledgment;
   }
   // Bytes are missing that the server says it has (a FIN counts as one).
   bool missing_bytes() const {

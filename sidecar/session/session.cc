@@ -37,21 +37,24 @@ void Session::client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen a
 
 void Session::client_reset(Time now, CloseReason reason) {
   reset_reason_ = reason;
+  if (farewell_ == Farewell::none) reset_unanswered_ = production_answer_ == 0;
   // Even a client that left without reading gives the shadow the time to answer, as production's
   // server had it.
-  leave(now, Farewell::reset, exchange_open_ || !turns_.empty() ? AnswerSeen(1) : std::nullopt);
+  leave(now, Farewell::reset, exchange_open_ || !turns_.empty() ? AnswerSeen(Seen{1}) : std::nullopt);
 }
 
 void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
-  if (farewell_ != Farewell::none && farewell != Farewell::reset) return;
+  // A RST behind the FIN waits for the same answer: a turn of its own would wait for one more.
+  const bool left_already = farewell_ != Farewell::none;
+  if (left_already && farewell != Farewell::reset) return;
   farewell_ = farewell;
   waiting_since_ = now;
-  if (answer_seen) wait_for_turn(now, *answer_seen);
+  if (answer_seen && !left_already) wait_for_turn(now, *answer_seen);
 }
 
-void Session::wait_for_turn(Time now, uint64_t answer) {
+void Session::wait_for_turn(Time now, const Seen& seen) {
   if (turns_.empty()) waiting_since_ = now;
-  turns_.push_back({connection_.end(), answer});
+  turns_.push_back({connection_.end(), seen.bytes, seen.more_under_way});
   production_answer_ = 0;
 }
 
@@ -63,14 +66,20 @@ void Session::close(CloseReason reason) {
 
 // The turn rule: the shadow has all of the exchange before, and has answered it. That it has is
 // known by as many bytes as production's answer had, or, as the shadow's answer may be shorter, by
-// PSH and a quiet time.
+// PSH and a quiet time. A server that speaks without being asked may have said what there was to
+// say before: then the quiet time alone ends the wait.
 bool Session::answered(const Turn& turn, Time now) const {
   if (connection_.acknowledged() < turn.begin) return false;
   if (connection_.shadow_finished()) return true;
   const uint64_t answer = connection_.received() - received_before_;
-  if (answer == 0) return false;
-  return answer >= turn.answer ||
-         (connection_.last_received_push() && now >= connection_.last_received_at() + quiet());
+  return answer >= turn.answer || now >= quiet_at();
+}
+
+Time Session::quiet_at() const {
+  if (connection_.received() == 0 || !connection_.last_received_push()) return never;
+  if (connection_.received() > received_before_) return connection_.last_received_at() + quiet();
+  if (unprompted_) return std::max(connection_.last_received_at(), began_at_) + quiet();
+  return never;
 }
 
 void Session::count_answer() {
@@ -79,10 +88,16 @@ void Session::count_answer() {
   ++exchanges_;
 }
 
-void Session::begin_next_exchange() {
+void Session::begin_next_exchange(Time now) {
   count_answer();
-  received_before_ = connection_.received();
-  const ClientOffset begin = turns_.front().begin;
+  const Turn& turn = turns_.front();
+  // A shadow that is ahead of production has already said a part of what the next turns wait for.
+  received_before_ = turn.unprompted
+                         ? std::min(connection_.received(), received_before_ + turn.answer)
+                         : connection_.received();
+  unprompted_ = turn.unprompted;
+  began_at_ = now;
+  const ClientOffset begin = turn.begin;
   turns_.erase(turns_.begin());
   exchange_open_ = begin < (turns_.empty() ? connection_.end() : turns_.front().begin);
   if (turns_.empty()) turns_.shrink_to_fit();
@@ -97,7 +112,7 @@ void Session::take_turns(Time now) {
       close(CloseReason::shadow_closed);
       return;
     }
-    begin_next_exchange();
+    begin_next_exchange(now);
   }
   connection_.allow(turns_.empty() ? connection_.end() : turns_.front().begin);
   // The answer in hand may be complete though nobody waits for it.
@@ -113,13 +128,19 @@ void Session::take_turns(Time now) {
 void Session::dispatch(Time now, SegmentSink& sink) {
   if (closed_) return;
   if (!closing_) take_turns(now);
-  if (!closed_ && !closing_ && now >= response_deadline())
-    close(turns_.empty() ? CloseReason::fin_timeout : CloseReason::response_timeout);
+  if (!closed_ && !closing_ && now >= response_deadline()) close(timeout_reason());
   connection_.dispatch(now, sink);
   if (connection_.ended() && !closed_)
     closed_ = connection_.ending() == Connection::Ending::aborted
                   ? closing_.value_or(CloseReason::finished)
                   : reason_of(connection_.ending());
+}
+
+CloseReason Session::timeout_reason() const {
+  if (farewell_ == Farewell::reset && reset_unanswered_ &&
+      connection_.acknowledged() == connection_.end())
+    return reset_reason_;
+  return turns_.empty() ? CloseReason::fin_timeout : CloseReason::response_timeout;
 }
 
 Time Session::response_deadline() const {
@@ -129,9 +150,8 @@ Time Session::response_deadline() const {
 
 Time Session::deadline() const {
   Time at = std::min(connection_.deadline(), response_deadline());
-  if (!turns_.empty() && connection_.received() > received_before_ &&
-      connection_.last_received_push() && connection_.acknowledged() >= turns_.front().begin)
-    at = std::min(at, connection_.last_received_at() + quiet());
+  if (!turns_.empty() && connection_.acknowledged() >= turns_.front().begin)
+    at = std::min(at, quiet_at());
   return at;
 }
 
@@ -144,12 +164,14 @@ void Session::take_rest_of(Session& other) {
   connection_.put_unsent(other.connection_.take_unsent());
   // The first exchange of the rest has its turn now.
   for (size_t i = 1; i < other.turns_.size(); ++i)
-    turns_.push_back({ClientOffset(other.turns_[i].begin.value() - gone), other.turns_[i].answer});
+    turns_.push_back({ClientOffset(other.turns_[i].begin.value() - gone), other.turns_[i].answer,
+                      other.turns_[i].unprompted});
   exchange_open_ = true;
   production_answer_ = other.production_answer_;
   waiting_since_ = other.waiting_since_;
   farewell_ = other.farewell_;
   reset_reason_ = other.reset_reason_;
+  reset_unanswered_ = other.reset_unanswered_;
 }
 
 void Session::report(Counters& counters) {

@@ -17,10 +17,16 @@ class Session {
     Connection::Options connection;
     Duration response_timeout;
   };
-  // Bytes of the answer to an exchange that the client had seen when it began the next one. A new
+  // What the client had seen of the answer to an exchange when it began the next one. A new
   // exchange waits until the shadow has answered the one before; without a value the bytes belong
   // to the exchange in hand and do not wait.
-  using AnswerSeen = std::optional<uint64_t>;
+  struct Seen {
+    uint64_t bytes;
+    // The server had sent more than this: it speaks without being asked, and what it says next need
+    // not be an answer to what the client says now.
+    bool more_under_way = false;
+  };
+  using AnswerSeen = std::optional<Seen>;
 
   Session(const Path& path, const Options& options, Time now)
       : response_timeout_(options.response_timeout), connection_(path, options.connection, now) {}
@@ -60,29 +66,36 @@ class Session {
   struct Turn {
     ClientOffset begin;
     uint64_t answer;  // bytes of production's answer to the exchange before
+    bool unprompted;  // more of production's was under way when this exchange began
   };
   enum class Farewell : uint8_t { none, fin, reset };
 
   void leave(Time now, Farewell farewell, AnswerSeen answer_seen);
-  void wait_for_turn(Time now, uint64_t answer);
+  void wait_for_turn(Time now, const Seen& seen);
   bool answered(const Turn& turn, Time now) const;
-  void begin_next_exchange();
+  void begin_next_exchange(Time now);
   void count_answer();
   void take_turns(Time now);
   Duration quiet() const;
+  // When the shadow, if it says nothing more, counts as having answered the exchange in hand.
+  Time quiet_at() const;
   Time response_deadline() const;
+  CloseReason timeout_reason() const;
 
   Duration response_timeout_;
   Connection connection_;
   std::vector<Turn> turns_;  // exchanges still waiting for their turn, oldest first
-  // Bytes the shadow had sent when the exchange in hand began, and those that production has sent
-  // for it so far.
+  // Bytes of the shadow's that answered the exchanges before the one in hand, and those that
+  // production has sent for this one so far.
   uint64_t received_before_ = 0;
   uint64_t production_answer_ = 0;
+  bool unprompted_ = false;  // Turn::unprompted of the exchange in hand
+  Time began_at_;            // the exchange in hand
   Time waiting_since_;
   Farewell farewell_ = Farewell::none;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;
+  bool reset_unanswered_ = false;  // production's server had not answered either when it came
   std::optional<CloseReason> closed_;
   std::optional<CloseReason> closing_;  // set by close(): the RST is still to be sent
   uint64_t exchanges_ = 0;

@@ -1,0 +1,457 @@
+#include "tests/simulation/simulation.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <numeric>
+#include <queue>
+
+#include "sidecar/session/engine.h"
+#include "tests/simulation/production.h"
+#include "tests/simulation/shadow.h"
+
+namespace trafficmirror::simulation {
+namespace {
+
+using session::CloseReason;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::minutes;
+using std::chrono::seconds;
+
+std::string describe(const net::TcpHeader& tcp, uint32_t length) {
+  std::string text;
+  if (tcp.flags.syn) text += 'S';
+  if (tcp.flags.fin) text += 'F';
+  if (tcp.flags.rst) text += 'R';
+  if (tcp.flags.psh) text += 'P';
+  if (tcp.flags.ack) text += '.';
+  text += " " + std::to_string(tcp.sequence.value()) + "(" + std::to_string(length) + ")";
+  if (tcp.flags.ack) text += " ack " + std::to_string(tcp.acknowledgment.value());
+  text += " win " + std::to_string(tcp.window);
+  for (const net::SackBlock& block : tcp.options.sack_blocks.get())
+    text +=
+        " sack " + std::to_string(block.begin.value()) + ":" + std::to_string(block.end.value());
+  return text;
+}
+
+// What a network does to packets, one direction.
+struct Network {
+  double loss = 0;
+  double duplicates = 0;
+  double corruption = 0;
+  Duration delay{100};
+  Duration jitter{0};
+};
+
+class Run : public session::SegmentSink {
+ public:
+  Run(uint64_t seed, bool with_trace);
+  Result run();
+
+  void send(const session::Path& path, const session::Segment& segment) override;
+
+ private:
+  struct Event {
+    Time at;
+    uint64_t number;
+    std::function<void()> act;
+    bool operator<(const Event& other) const {
+      return at != other.at ? at > other.at : number > other.number;
+    }
+  };
+
+  void at(Time time, std::function<void()> act) {
+    events_.push({time, ++last_event_, std::move(act)});
+  }
+  void fail(const std::string& what) {
+    if (!failure_)
+      failure_ = what + ", at " + std::to_string(now_.time_since_epoch().count()) + " us";
+    if (trace_) std::printf("!! %s\n", what.c_str());
+  }
+  void trace(const char* who, const std::string& what) const {
+    if (trace_)
+      std::printf("%12.6f %-12s %s\n", static_cast<double>(now_.time_since_epoch().count()) / 1e6,
+                  who, what.c_str());
+  }
+
+  Personality make_personality();
+  void plan_production();
+  void plan_faults();
+  void play(const CapturedPacket& packet, Shadow::Application& application, size_t index);
+  void carry(const Network& network, const std::string& packet,
+             const std::function<void(std::span<const uint8_t>)>& arrive);
+  void run_engine();
+  void check_step();
+  void check_end();
+  session::Lease lease() const;
+
+  Random random_;
+  bool trace_;
+  bool faultless_;
+  Time now_{};
+  std::priority_queue<Event> events_;
+  uint64_t last_event_ = 0;
+  std::optional<std::string> failure_;
+
+  Shadow shadow_;
+  std::vector<session::Lease::Target> targets_;
+  net::Port first_source_{10000};
+  net::Port last_source_{10000};
+  session::Engine::Options options_;
+  std::optional<session::Engine> engine_;
+  Network to_shadow_, to_engine_;
+  Duration batching_{0};
+  Time run_at_ = session::never;  // a batch is awaited
+  bool uplink_full_ = false;
+  bool stream_up_ = true;
+  bool clean_path_ = true;
+  Time capture_begins_{};
+  double capture_loss_ = 0;
+  Time production_ends_{};
+  uint64_t last_exchanges_ = 0;
+};
+
+Run::Run(uint64_t seed, bool with_trace)
+    : random_(seed),
+      trace_(with_trace),
+      faultless_(random_.chance(0.3)),
+      shadow_(
+          Random(random_.next()),
+          [this](const net::Endpoint& from, const net::Endpoint& to, const net::TcpHeader& header,
+                 uint32_t length) {
+            trace("shadow", describe(header, length));
+            std::string packet;
+            net::append_packet(packet, from, to, header, length,
+                               [&](uint8_t* bytes) { std::fill_n(bytes, length, uint8_t{0}); });
+            carry(to_engine_, packet, [this, length](std::span<const uint8_t> bytes) {
+              // The intercept sends headers alone.
+              const auto parsed =
+                  net::parse_packet(bytes.first(bytes.size() - length), bytes.size());
+              if (!stream_up_) return;
+              engine_->on_shadow(now_, std::get<net::Packet>(parsed));
+            });
+          },
+          [this](const std::string& what) { fail(what); }) {
+  options_.seed = random_.next();
+  options_.idle_timeout = random_.duration(seconds(20), minutes(5));
+  options_.response_timeout = random_.duration(seconds(5), seconds(60));
+  if (!faultless_ && random_.chance(0.15)) options_.memory_limit = random_.between(20000, 400000);
+  if (random_.chance(0.3)) batching_ = random_.duration(microseconds(1), milliseconds(2));
+
+  for (Network* network : {&to_shadow_, &to_engine_}) {
+    network->delay = Duration(static_cast<int64_t>(random_.scale(15)));
+    if (faultless_ || random_.chance(0.3)) continue;
+    clean_path_ = false;
+    network->loss = random_.chance(0.5) ? 0.01 : 0.001 * static_cast<double>(random_.below(250));
+    network->duplicates = random_.chance(0.5) ? 0.02 : 0;
+    network->corruption = random_.chance(0.5) ? 0.01 : 0;
+    if (random_.chance(0.5)) network->jitter = Duration(static_cast<int64_t>(random_.scale(16)));
+  }
+  if (!faultless_ && random_.chance(0.2)) capture_loss_ = random_.chance(0.5) ? 0.005 : 0.05;
+  plan_production();
+  engine_.emplace(options_, *this);
+  at(Time{}, [this] { engine_->set_lease(now_, lease()); });
+  plan_faults();
+}
+
+session::Lease Run::lease() const {
+  const bool ipv4 = targets_.front().endpoint.address.family() == net::Family::ipv4;
+  return {{{*net::IpAddress::parse(ipv4 ? "10.9.0.1" : "fd09::1"), first_source_, last_source_}},
+          targets_};
+}
+
+Personality Run::make_personality() {
+  Personality how;
+  how.max_think = Duration(static_cast<int64_t>(random_.scale(random_.chance(0.2) ? 21 : 14)));
+  how.min_think = std::min(how.min_think, how.max_think);
+  if (random_.chance(0.3)) how.closing = Personality::Closing::as_production;
+  how.length_change = static_cast<int>(random_.below(3)) - 1;
+  if (random_.chance(0.3)) {
+    how.max_writes = 3;
+    how.between_writes = Duration(static_cast<int64_t>(random_.scale(10)));
+  }
+  if (random_.chance(0.3)) how.buffer = static_cast<uint32_t>(random_.between(1000, 20000));
+  if (random_.chance(0.3)) how.read_interval = Duration(static_cast<int64_t>(random_.scale(18)));
+  if (random_.chance(0.3)) how.delayed_acknowledgment = Duration(0);
+  how.selective_acknowledgment = random_.chance(0.7);
+  how.timestamps = random_.chance(0.7);
+  if (random_.chance(0.3)) how.window_scale.reset();
+  if (random_.chance(0.2)) how.window_scale = static_cast<uint8_t>(random_.below(8));
+  if (random_.chance(0.2)) how.maximum_segment_size.reset();
+  if (random_.chance(0.1))
+    how.maximum_segment_size = static_cast<uint16_t>(random_.between(88, 9000));
+  if (faultless_) return how;
+  if (random_.chance(0.05)) how.refuses = true;
+  if (random_.chance(0.05)) how.silent = true;
+  if (random_.chance(0.05)) how.never_answers = true;
+  if (random_.chance(0.05)) how.resets_behind = random_.scale(12);
+  if (random_.chance(0.1)) how.closing = Personality::Closing::early_close;
+  if (random_.chance(0.1)) how.closing = Personality::Closing::early_shutdown;
+  if (random_.chance(0.1)) how.read_interval = random_.duration(seconds(1), seconds(20));
+  return how;
+}
+
+void Run::plan_production() {
+  const bool ipv4 = random_.chance(0.7);
+  const uint64_t flows = random_.scale(2);
+  last_source_ =
+      net::Port{static_cast<uint16_t>(first_source_.number + flows * 3 + random_.below(20))};
+  ConversationOptions how;
+  how.stray_packets = !faultless_ && random_.chance(0.1);
+  how.unclean_end = !faultless_ && random_.chance(0.3);
+  how.max_bulk = random_.chance(0.02) ? 1 << 21 : 1 << 16;
+  if (!faultless_ && random_.chance(0.3))
+    capture_begins_ = Time{} + random_.duration(Duration(0), seconds(3));
+  for (uint64_t flow = 0; flow < flows; ++flow) {
+    const auto port = static_cast<uint16_t>(80 + flow);
+    const net::FlowKey key{
+        {*net::IpAddress::parse(ipv4 ? "192.0.2.7" : "2001:db8::7"),
+         net::Port{static_cast<uint16_t>(random_.between(1024, 65535))}},
+        {*net::IpAddress::parse(ipv4 ? "10.1.0.1" : "fd01::1"), net::Port{port}}};
+    const net::Endpoint target{*net::IpAddress::parse(ipv4 ? "10.2.0.1" : "fd02::1"),
+                               net::Port{static_cast<uint16_t>(8000 + flow)}};
+    options_.ports.push_back(key.server.port);
+    constexpr std::array<uint16_t, 4> mtus = {1500, 9000, 1280, 576};
+    targets_.push_back({key.server.port, target, mtus[ipv4 ? random_.below(4) : random_.below(3)]});
+    Shadow::Application& application = shadow_.applications[target];
+    application.personality = make_personality();
+    const auto kind = static_cast<Kind>(random_.below(kind_names.size()));
+    application.check_turns = kind != Kind::streaming && kind != Kind::pipelined &&
+                              application.personality.max_writes == 1 && clean_path_;
+    Time start = Time{} + random_.duration(milliseconds(1), milliseconds(500));
+    for (const uint64_t reuse = faultless_ ? 1 : random_.scale(2);
+         application.conversations.size() < reuse;) {
+      auto conversation =
+          std::make_unique<Conversation>(make_conversation(random_, kind, key, start, how));
+      trace("flow", key.to_string() + " " + kind_names[static_cast<size_t>(kind)] + ", " +
+                        std::to_string(conversation->client_bytes) + " bytes, mirrored to " +
+                        target.to_string());
+      start = conversation->packets.back().at + random_.duration(milliseconds(10), seconds(5));
+      production_ends_ = std::max(production_ends_, conversation->packets.back().at);
+      const size_t index = application.conversations.size();
+      for (CapturedPacket& packet : conversation->packets) {
+        packet.captured = !random_.chance(capture_loss_);
+        at(packet.at, [this, &packet, &application, index] { play(packet, application, index); });
+      }
+      // A conversation that runs when mirroring begins, and is known to be between exchanges. Nothing
+      // tells when the capture loses the very first packet of one.
+      if (capture_loss_ == 0 && random_.chance(0.5))
+        for (const auto& [begin, end] : conversation->idle)
+          if (begin < capture_begins_ && capture_begins_ < end)
+            at(capture_begins_, [this, key] {
+              trace("idle flow", key.to_string());
+              engine_->on_idle_flow(now_, key, session::Boundary::certain);
+            });
+      application.conversations.push_back(std::move(conversation));
+      application.server_received.push_back(0);
+    }
+  }
+}
+
+void Run::plan_faults() {
+  if (faultless_) return;
+  const auto some_time = [&] {
+    return Time{} + random_.duration(Duration(0), production_ends_ - Time{} + seconds(1));
+  };
+  if (random_.chance(0.2)) {
+    const Time lost = some_time();
+    at(lost, [this] {
+      trace("stream", "lost");
+      stream_up_ = uplink_full_ = false;
+      engine_->stream_lost();
+    });
+    at(lost + random_.duration(Duration(0), seconds(2)), [this] {
+      trace("stream", "up");
+      stream_up_ = true;
+      engine_->set_lease(now_, lease());
+    });
+  }
+  if (random_.chance(0.2)) {
+    const Time full = some_time();
+    at(full, [this] {
+      trace("uplink", "full");
+      engine_->set_uplink_full(uplink_full_ = true);
+    });
+    at(full + random_.duration(Duration(0), seconds(10)), [this] {
+      trace("uplink", "free");
+      engine_->set_uplink_full(uplink_full_ = false);
+    });
+  }
+  if (random_.chance(0.1))
+    at(some_time(), [this] {
+      session::Lease smaller = lease();
+      for (auto& target : smaller.targets) target.path_mtu = 576;
+      if (smaller.targets.size() > 1 && random_.chance(0.3)) smaller.targets.pop_back();
+      if (!stream_up_) return;
+      trace("lease", "changed");
+      engine_->set_lease(now_, smaller);
+    });
+  if (random_.chance(0.03)) {
+    const Time begin = some_time();
+    for (uint64_t i = 0, count = random_.scale(10); i < count; ++i)
+      at(begin + microseconds(10 * i), [this, i] {
+        // SYNs of clients that say nothing more.
+        net::TcpHeader syn;
+        syn.flags.syn = true;
+        std::string bytes;
+        net::append_packet(bytes, {*net::IpAddress::parse("203.0.113.1"),
+                                   net::Port{static_cast<uint16_t>(1024 + i)}},
+                           {*net::IpAddress::parse("10.1.0.1"), options_.ports.front()}, syn, 0,
+                           [](uint8_t*) {});
+        const auto parsed = net::parse_packet(
+            {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, bytes.size());
+        trace("flood", describe(syn, 0));
+        engine_->on_production(now_, std::get<net::Packet>(parsed));
+      });
+  }
+  if (random_.chance(0.05))
+    at(some_time(), [this] {
+      trace("engine", "drains");
+      engine_->drain(now_);
+    });
+}
+
+void Run::play(const CapturedPacket& captured, Shadow::Application& application, size_t index) {
+  uint64_t& received = application.server_received[index];
+  received = std::max(received, captured.server_received);
+  const auto* data = reinterpret_cast<const uint8_t*>(captured.bytes.data());
+  const std::string before = captured.bytes;
+  const auto parsed = net::parse_packet({data, captured.bytes.size()}, captured.bytes.size());
+  const auto& packet = std::get<net::Packet>(parsed);
+  const bool seen = captured.captured && now_ >= capture_begins_;
+  trace(captured.from_client ? "client" : "server",
+        describe(packet.tcp, packet.payload_length) + (seen ? "" : " (not captured)"));
+  if (!seen) return;
+  if (packet.tcp.flags.syn && captured.from_client)
+    application.conversations[index]->syn_captured = true;
+  engine_->on_production(now_, packet);
+  if (captured.bytes != before) fail("a captured packet was changed");
+}
+
+void Run::carry(const Network& network, const std::string& packet,
+                const std::function<void(std::span<const uint8_t>)>& arrive) {
+  if (random_.chance(network.loss)) {
+    trace("network", "lost");
+    return;
+  }
+  const unsigned copies = random_.chance(network.duplicates) ? 2 : 1;
+  for (unsigned i = 0; i < copies; ++i) {
+    std::string bytes = packet;
+    if (random_.chance(network.corruption))
+      bytes[random_.below(bytes.size())] ^= static_cast<char>(1 << random_.below(8));
+    Time when = now_ + network.delay;
+    if (network.jitter > Duration::zero()) when += random_.duration(Duration(0), network.jitter);
+    at(when, [this, arrive, original = packet, bytes = std::move(bytes)] {
+      if (bytes != original) {
+        trace("network", "corrupted");
+        return;
+      }
+      arrive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+    });
+  }
+}
+
+void Run::send(const session::Path& path, const session::Segment& segment) {
+  trace("engine", describe(segment.header, segment.length));
+  std::string packet;
+  net::append_packet(
+      packet, path.source, path.target, segment.header, segment.length,
+      [&](uint8_t* to) { segment.queue->copy(segment.payload, segment.length, to); });
+  if (packet.size() > path.mtu) fail("a packet of " + std::to_string(packet.size()) + " bytes");
+  if (uplink_full_) fail("something was put out while the uplink was full");
+  if (!stream_up_) fail("something was put out without a stream");
+  carry(to_shadow_, packet, [this](std::span<const uint8_t> bytes) {
+    const auto parsed = net::parse_packet(bytes, bytes.size());
+    const auto& arrived = std::get<net::Packet>(parsed);
+    if (!net::checksum_holds(arrived, bytes)) fail("a wrong checksum");
+    shadow_.process(now_, arrived);
+  });
+}
+
+void Run::run_engine() {
+  engine_->run(now_);
+  if (engine_->deadline() <= now_) fail("the engine's deadline does not move on");
+}
+
+void Run::check_step() {
+  const session::Counters& counters = engine_->counters();
+  const uint64_t closed =
+      std::accumulate(counters.closed.begin(), counters.closed.end(), uint64_t{0});
+  if (counters.opened != counters.active + closed) fail("opened is not active + closed");
+  if (counters.memory > options_.memory_limit) fail("memory is over its limit");
+  if (counters.exchanges < last_exchanges_) fail("exchanges went back");
+  last_exchanges_ = counters.exchanges;
+}
+
+void Run::check_end() {
+  const session::Counters& counters = engine_->counters();
+  if (counters.active > 0) fail("the engine waits for ever");
+  if (counters.flows > 0) fail("a flow is never forgotten");
+  if (failure_) return;
+  if (counters.memory != 0) fail("memory does not return to 0");
+  // flow_reused does not say so: the close that was not captured may have had bytes before it.
+  const uint64_t whole = counters[CloseReason::finished] + counters[CloseReason::production_reset] +
+                         (faultless_ ? counters[CloseReason::flow_reused] : 0);
+  uint64_t empty = 0;  // a conversation without bytes is complete without a connection
+  for (const auto& [target, application] : shadow_.applications)
+    for (const auto& conversation : application.conversations)
+      empty += conversation->client_bytes == 0;
+  if (whole > shadow_.complete() + empty)
+    fail(std::to_string(whole) + " sessions closed as whole, but only " +
+         std::to_string(shadow_.complete()) + " connections received all");
+  if (!faultless_) return;
+  if (whole != counters.opened)
+    for (size_t i = 0; i < counters.closed.size(); ++i)
+      if (counters.closed[i] > 0 && i > static_cast<size_t>(CloseReason::flow_reused))
+        fail(std::string("without a fault a session ended as ") + session::close_reason_names[i]);
+  for (size_t i = 0; i < counters.shed.size(); ++i)
+    if (counters.shed[i] > 0)
+      fail(std::string("without a fault something was shed: ") + session::shed_reason_names[i]);
+  for (const auto& [target, application] : shadow_.applications)
+    for (const auto& conversation : application.conversations)
+      if (conversation->client_bytes > 0 && !shadow_.received_all(*conversation, 0))
+        fail("without a fault not all bytes arrived");
+}
+
+Result Run::run() {
+  const Time bound = production_ends_ + std::chrono::hours(2);
+  while (!failure_ || trace_) {
+    const Time engine = engine_->deadline();
+    const Time next = std::min({events_.empty() ? session::never : events_.top().at,
+                                shadow_.deadline(), engine, run_at_});
+    if (next == session::never) break;
+    if (next > bound) {
+      fail("no end after two hours");
+      break;
+    }
+    now_ = std::max(now_, next);
+    if (!events_.empty() && events_.top().at <= now_) {
+      const auto act = events_.top().act;
+      events_.pop();
+      act();
+    } else {
+      shadow_.tick(now_);
+    }
+    if (batching_ == Duration::zero() || engine_->deadline() <= now_) {
+      run_engine();
+    } else if (run_at_ <= now_) {
+      run_at_ = session::never;
+      run_engine();
+    } else {
+      run_at_ = std::min(run_at_, now_ + batching_);
+    }
+    check_step();
+    if (failure_) break;
+  }
+  if (!failure_) check_end();
+  return {failure_, engine_->counters(), faultless_};
+}
+
+}  // namespace
+
+Result simulate(uint64_t seed, bool trace) {
+  return Run(seed, trace).run();
+}
+
+}  // namespace trafficmirror::simulation
