@@ -1,5 +1,6 @@
 # make         build            make demo   mirror a live nginx, watched     make test   every test
-# make format  clang-format     make tidy   clang-tidy                       make asan / make tsan   tests under sanitizers
+# make format  clang-format     make tidy   clang-tidy     make bench   what mirroring costs
+# make asan, make tsan   every test under sanitizers
 
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -10,7 +11,7 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
 LAB_PACKAGES := python3 iproute2 nftables procps nginx-light redis-server redis-tools postgresql
 SOURCES = git ls-files '*.h' '*.cc'
 
-.PHONY: all demo test format tidy asan tsan clean build-packages lab-packages
+.PHONY: all demo test bench format tidy asan tsan clean build-packages lab-packages
 
 all: build-packages
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) >/dev/null
@@ -26,7 +27,10 @@ test: lab-packages all
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error $(CTEST_FLAGS)
 
 demo: lab-packages all
-	@python3 tests/lab/demo.py --bin $(BUILD)/bin
+	@python3 -B tests/lab/demo.py --bin $(BUILD)/bin
+
+bench: lab-packages all
+	@python3 -B bench/rates.py --bin $(BUILD)/bin
 
 format:
 	@tools/install-packages clang-format

@@ -32,6 +32,18 @@ std::string read_line(const char* file) {
   return line;
 }
 
+// The source ports that a table names, as make_table() wrote it.
+std::optional<PortRange> ports_of(const std::string& table) {
+  constexpr std::string_view before = "tcp sport ";
+  const size_t at = table.find(before);
+  if (at == std::string::npos) return std::nullopt;
+  std::istringstream in(table.substr(at + before.size()));
+  PortRange ports;
+  char dash = 0;
+  if (!(in >> ports.first >> dash >> ports.last) || ports.last < ports.first) return std::nullopt;
+  return ports;
+}
+
 // In one write, as /proc wants it.
 bool write_line(const char* file, const std::string& line) {
   const Descriptor out(::open(file, O_WRONLY | O_CLOEXEC));
@@ -172,14 +184,11 @@ bool KernelState::set_own_addresses(std::vector<net::IpAddress> addresses) {
 
 void KernelState::reserve_ports() {
   std::vector<bool> ports = parse_port_list(read_line(reserved_ports_file));
-  const auto first = ports.begin() + wanted_.ports.first;
-  const auto end = ports.begin() + wanted_.ports.last + 1;
-  // Where all of the range stands there, a killed run left it; a part of it is somebody else's and
-  // stays when we go.
-  reserved_by_others_.assign(all_ports, false);
-  if (std::find(first, end, false) != end)
-    std::copy(first, end, reserved_by_others_.begin() + wanted_.ports.first);
-  std::fill(first, end, true);
+  // A killed run leaves its table, and with it the range that it reserved.
+  if (const auto left = ports_of(listing().value_or("")))
+    std::fill(ports.begin() + left->first, ports.begin() + left->last + 1, false);
+  reserved_by_others_ = ports;  // and stays so when we go
+  std::fill(ports.begin() + wanted_.ports.first, ports.begin() + wanted_.ports.last + 1, true);
   reserved_ = write_line(reserved_ports_file, format_port_list(ports));
   if (reserved_) return;
 
