@@ -99,25 +99,25 @@ TEST(Lease, ChecksEachPacket) {
   with_options[3] = static_cast<char>(with_options[3] + 4);
   const struct {
     const char* description;
-    StreamId stream;
     std::string packet;
+    StreamId stream;
     std::optional<Refusal> refusal;
   } cases[] = {
-      {"first port", stream, packet(from(10001), shadow, syn), {}},
-      {"last port", stream, packet(from(11024), shadow, syn), {}},
-      {"IPv6", stream, packet("[fd00::2]:10001", "[fd00::5]:8080", syn), {}},
-      {"another stream's port", stream, packet(from(11025), shadow, syn), Refusal::source},
-      {"a port nobody has", stream, packet(from(20000), shadow, syn), Refusal::source},
-      {"below the range", stream, packet(from(10000), shadow, syn), Refusal::source},
-      {"above the range", stream, packet(from(32768), shadow, syn), Refusal::source},
-      {"another address", stream, packet("10.0.1.3:10001", shadow, syn), Refusal::source},
-      {"another IPv6", stream, packet("[fd00::3]:10001", "[fd00::5]:8080", syn), Refusal::source},
-      {"another host", stream, packet(from(10001), "10.0.0.7:8080", syn), Refusal::target},
-      {"another port of it", stream, packet(from(10001), "10.0.0.5:22", syn), Refusal::target},
-      {"a target of another production port", stream, packet(from(10001), "10.0.0.6:6379", syn),
+      {"first port", packet(from(10001), shadow, syn), stream, {}},
+      {"last port", packet(from(11024), shadow, syn), stream, {}},
+      {"IPv6", packet("[fd00::2]:10001", "[fd00::5]:8080", syn), stream, {}},
+      {"another stream's port", packet(from(11025), shadow, syn), stream, Refusal::source},
+      {"a port nobody has", packet(from(20000), shadow, syn), stream, Refusal::source},
+      {"below the range", packet(from(10000), shadow, syn), stream, Refusal::source},
+      {"above the range", packet(from(32768), shadow, syn), stream, Refusal::source},
+      {"another address", packet("10.0.1.3:10001", shadow, syn), stream, Refusal::source},
+      {"another IPv6", packet("[fd00::3]:10001", "[fd00::5]:8080", syn), stream, Refusal::source},
+      {"another host", packet(from(10001), "10.0.0.7:8080", syn), stream, Refusal::target},
+      {"another port of it", packet(from(10001), "10.0.0.5:22", syn), stream, Refusal::target},
+      {"a target of another production port", packet(from(10001), "10.0.0.6:6379", syn), stream,
        Refusal::target},
-      {"that target, where it belongs", other, packet(from(11025), "10.0.0.6:6379", syn), {}},
-      {"IPv4 options", stream, with_options, Refusal::ip_options},
+      {"that target, where it belongs", packet(from(11025), "10.0.0.6:6379", syn), other, {}},
+      {"IPv4 options", with_options, stream, Refusal::ip_options},
   };
   for (const auto& each : cases)
     EXPECT_EQ(leases.send(each.stream, parsed(each.packet)), each.refusal) << each.description;

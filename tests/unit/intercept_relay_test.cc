@@ -11,7 +11,6 @@ namespace {
 using tests::describe;
 using tests::describe_all;
 using tests::packet;
-using tests::Segment;
 
 const std::string shadow = "10.0.0.5:8080";
 const std::string own = "10.0.1.2";
@@ -52,12 +51,13 @@ class RelayTest : public testing::Test {
   void set_path(const std::string& address, uint32_t mtu) { set_path(address.c_str(), mtu); }
 
   std::vector<std::string> injected() {
-    const auto texts = describe_all(sent);
+    auto texts = describe_all(sent);
     sent.clear();
     return texts;
   }
   void arrive(const std::vector<std::string>& packets) {
     std::vector<std::span<const uint8_t>> bytes;
+    bytes.reserve(packets.size());
     for (const std::string& each : packets) bytes.push_back(tests::bytes_of(each));
     relay.headers(bytes);
   }
