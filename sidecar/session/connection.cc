@@ -165,8 +165,9 @@ bool Connection::process_acknowledgment(Time now, const net::Packet& packet) {
   if (advance > 0) {
     acknowledge(now, unacknowledged_ + static_cast<uint64_t>(advance));
   } else if (outstanding > 0) {
-    // RFC 5681 section 2: what makes an acknowledgment a duplicate.
-    if (packet.sequence_length() == 0 && !window_changed) {
+    // RFC 5681 section 2: what makes an acknowledgment a duplicate. The answer to a probe is none.
+    if (packet.sequence_length() == 0 && !window_changed &&
+        !std::holds_alternative<Probe>(timer_)) {
       duplicate_acknowledgments_ =
           static_cast<uint8_t>(std::min(duplicate_acknowledgments_ + 1, 255));
       if (recovery_ && !sack_agreed_) congestion_window_ += segment_size_;
