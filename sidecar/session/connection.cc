@@ -384,7 +384,7 @@ void Connection::send_data(Time now, SegmentSink& sink) {
         next_ = gap.begin;
         continue;
       }
-      data = std::min(data, gap.end - gap.begin);
+      if (gap.end < highest_sent_) data = std::min(data, gap.end - gap.begin);
     }
     const uint64_t length = std::min<uint64_t>(data, segment_size_);
     const uint64_t flight = recovery_ && sack_agreed_ ? pipe() : in_flight();
