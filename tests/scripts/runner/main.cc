@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
     if (stage.play()) return 0;
     std::printf("%s\n%s\n\n%s", argv[1], script.purpose.c_str(), stage.difference().c_str());
   } catch (const std::exception& error) {
-    std::printf("%s\n", error.what());
+    std::printf("%s: %s\n", argv[1], error.what());
   }
   return 1;
 }
