@@ -165,8 +165,9 @@ bool Connection::process_acknowledgment(Time now, const net::Packet& packet) {
   if (advance > 0) {
     acknowledge(now, unacknowledged_ + static_cast<uint64_t>(advance));
   } else if (outstanding > 0) {
-    // RFC 5681 section 2: what makes an acknowledgment a duplicate.
-    if (packet.sequence_length() == 0 && !window_changed) {
+    // RFC 5681 section 2: what makes an acknowledgment a duplicate. The answer to a probe is none.
+    if (packet.sequence_length() == 0 && !window_changed &&
+        !std::holds_alternative<Probe>(timer_)) {
       duplicate_acknowledgments_ =
           static_cast<uint8_t>(std::min(duplicate_acknowledgments_ + 1, 255));
       if (recovery_ && !sack_agreed_) congestion_window_ += segment_size_;
@@ -383,7 +384,7 @@ void Connection::send_data(Time now, SegmentSink& sink) {
         next_ = gap.begin;
         continue;
       }
-      data = std::min(data, gap.end - gap.begin);
+      if (gap.end < highest_sent_) data = std::min(data, gap.end - gap.begin);
     }
     const uint64_t length = std::min<uint64_t>(data, segment_size_);
     const uint64_t flight = recovery_ && sack_agreed_ ? pipe() : in_flight();

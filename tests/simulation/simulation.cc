@@ -234,8 +234,8 @@ void Run::plan_production() {
         packet.captured = !random_.chance(capture_loss_);
         at(packet.at, [this, &packet, &application, index] { play(packet, application, index); });
       }
-      // A conversation that runs when mirroring begins, and is known to be between exchanges. Nothing
-      // tells when the capture loses the very first packet of one.
+      // A conversation that runs when mirroring begins, and is known to be between exchanges.
+      // Nothing tells when the capture loses the very first packet of one.
       if (capture_loss_ == 0 && random_.chance(0.5))
         for (const auto& [begin, end] : conversation->idle)
           if (begin < capture_begins_ && capture_begins_ < end)
@@ -295,10 +295,10 @@ void Run::plan_faults() {
         net::TcpHeader syn;
         syn.flags.syn = true;
         std::string bytes;
-        net::append_packet(bytes, {*net::IpAddress::parse("203.0.113.1"),
-                                   net::Port{static_cast<uint16_t>(1024 + i)}},
-                           {*net::IpAddress::parse("10.1.0.1"), options_.ports.front()}, syn, 0,
-                           [](uint8_t*) {});
+        net::append_packet(
+            bytes,
+            {*net::IpAddress::parse("203.0.113.1"), net::Port{static_cast<uint16_t>(1024 + i)}},
+            {*net::IpAddress::parse("10.1.0.1"), options_.ports.front()}, syn, 0, [](uint8_t*) {});
         const auto parsed = net::parse_packet(
             {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, bytes.size());
         trace("flood", describe(syn, 0));
@@ -418,8 +418,8 @@ Result Run::run() {
   const Time bound = production_ends_ + std::chrono::hours(2);
   while (!failure_ || trace_) {
     const Time engine = engine_->deadline();
-    const Time next = std::min({events_.empty() ? session::never : events_.top().at,
-                                shadow_.deadline(), engine, run_at_});
+    const Time next = std::min(
+        {events_.empty() ? session::never : events_.top().at, shadow_.deadline(), engine, run_at_});
     if (next == session::never) break;
     if (next > bound) {
       fail("no end after two hours");
