@@ -142,9 +142,10 @@ void Stage::perform_event(const Line& line) {
     engine_.set_uplink_full(false);
   } else if (what == "drain") {
     engine_.drain(now_);
-  } else if (what == "idle-flow") {
-    engine_.on_idle_flow(now_,
-                         {endpoint("192.0.2.7", 40001), endpoint("10.1.0.1", production_port)});
+  } else if (what == "idle-flow" || what == "likely-idle-flow") {
+    engine_.on_idle_flow(
+        now_, {endpoint("192.0.2.7", 40001), endpoint("10.1.0.1", production_port)},
+        what == "idle-flow" ? session::Boundary::certain : session::Boundary::likely);
   } else if (what != "nothing") {
     throw std::runtime_error("line " + std::to_string(line.number) + ": '" + what +
                              "' is no event");
