@@ -180,7 +180,8 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
       flow.at_boundary = false;
       if (!flow.client) flow.taken_up_blindly_at = tcp.sequence;
       flow.client = Reassembly(tcp.sequence);
-      // What was said before is not the new session's, except for a greeting: the shadow has one too.
+      // What was said before is not the new session's, except for a greeting: the shadow has one
+      // too.
       if (!flow.syn || tcp.sequence != *flow.syn + 1) flow.answer_seen = tcp.acknowledgment;
       take_client_bytes(now, flow, packet);
       return;

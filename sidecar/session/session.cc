@@ -40,7 +40,8 @@ void Session::client_reset(Time now, CloseReason reason) {
   if (farewell_ == Farewell::none) reset_unanswered_ = production_answer_ == 0;
   // Even a client that left without reading gives the shadow the time to answer, as production's
   // server had it.
-  leave(now, Farewell::reset, exchange_open_ || !turns_.empty() ? AnswerSeen(Seen{1}) : std::nullopt);
+  leave(now, Farewell::reset,
+        exchange_open_ || !turns_.empty() ? AnswerSeen(Seen{1}) : std::nullopt);
 }
 
 void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {

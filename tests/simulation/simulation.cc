@@ -78,7 +78,7 @@ class Run : public session::SegmentSink {
   Personality make_personality();
   void plan_production();
   void plan_faults();
-  void play(const CapturedPacket& packet, Shadow::Application& application, size_t index);
+  void play(const CapturedPacket& captured, Shadow::Application& application, size_t index);
   void carry(const Network& network, const std::string& packet,
              const std::function<void(std::span<const uint8_t>)>& arrive);
   void run_engine();
