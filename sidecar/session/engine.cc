@@ -232,7 +232,9 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
 void Engine::look_for_gap(Time now, Flow& flow) {
   if (!flow.missing_bytes()) {
     flow.gap_deadline = never;
-  } else if (flow.gap_deadline == never) {
+  } else if (flow.gap_deadline == never || flow.gap_at != flow.client->next()) {
+    // Each byte has its own grace: under load the capture may be behind all the time.
+    flow.gap_at = flow.client->next();
     flow.gap_deadline = now + gap_grace;
     flow_timers_.schedule(flow, flow.gap_deadline);
   }
