@@ -77,7 +77,7 @@ bool Session::answered(const Turn& turn, Time now) const {
 }
 
 Time Session::quiet_at() const {
-  if (connection_.received() == 0 || !connection_.last_received_push()) return never;
+  if (connection_.received() == 0 || !connection_.received_to_push()) return never;
   if (connection_.received() > received_before_) return connection_.last_received_at() + quiet();
   if (unprompted_) return std::max(connection_.last_received_at(), began_at_) + quiet();
   return never;
