@@ -102,8 +102,10 @@ void Connection::process_synchronized(Time now, const net::Packet& packet) {
   }
   if (tcp.flags.rst) {
     // RFC 5961 section 3.2: only the exact number counts; any other in the window is challenged.
+    // Behind all bytes and both FINs it only says that the shadow has forgotten the connection.
     if (tcp.sequence == next_expected())
-      end(Ending::reset);
+      end(state_ == State::last_ack && unacknowledged_ >= queue_.end() ? Ending::finished
+                                                                       : Ending::reset);
     else
       acknowledgment_due_ = now;
     return;
