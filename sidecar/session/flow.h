@@ -56,8 +56,8 @@ struct Flow : Timed {
   Time gap_deadline = never;    // what is missing by then was lost by the capture
   net::SequenceNumber gap_at;   // the first byte that is
 
-  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on with
-  // its exchange.
+  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on
+  // with its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
     // The server's FIN is no answer: a shadow may leave it to the client to close first.
     if (server_finished && acknowledgment == *server_next) acknowledgment = acknowledgment - 1U;
