@@ -26,8 +26,8 @@ uint32_t timestamp(Time now) {
 
 }  // namespace
 
-Connection::Connection(const Path& path, const Options& options, Time now)
-    : path_(path), options_(options), last_sent_at_(now), last_progress_(now) {}
+Connection::Connection(const Options& options, Time now)
+    : options_(options), last_sent_at_(now), last_progress_(now) {}
 
 // ---- what comes in
 // ---------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ void Connection::process_syn_sent(Time now, const net::Packet& packet) {
   if (timestamps_agreed_) recent_timestamp_ = options.timestamps->value;
   if (window_scale_agreed_) send_scale_ = *options.window_scale;
   // RFC 9293 section 3.7.1: the default where the option is missing.
-  const bool ipv4 = path_.target.address.family() == net::Family::ipv4;
+  const bool ipv4 = options_.family == net::Family::ipv4;
   peer_maximum_segment_size_ = options.maximum_segment_size.value_or(ipv4 ? 536 : 1220);
   update_segment_size();
   congestion_window_ = initial_window();
@@ -237,7 +237,7 @@ void Connection::enter_recovery() {
   slow_start_threshold_ = std::max<uint64_t>(flight / 2, 2 * segment_size_);
   congestion_window_ = slow_start_threshold_;
   if (!sack_agreed_) congestion_window_ += uint64_t{duplicate_threshold} * segment_size_;
-  recovery_ = Recovery{highest_sent_, unacknowledged_};
+  recovery_ = std::make_unique<Recovery>(Recovery{highest_sent_, unacknowledged_});
   timing_.reset();
 }
 
@@ -296,27 +296,27 @@ void Connection::end(Ending ending) {
 // ---- what goes out
 // ---------------------------------------------------------------------------------------------
 
-void Connection::dispatch(Time now, SegmentSink& sink) {
+void Connection::dispatch(Time now, const Outlet& out) {
   if (state_ == State::ended) return;
   if (abort_) {
     // Before the SYN has gone out there is nothing to reset.
     if (!(state_ == State::syn_sent && std::holds_alternative<Stopped>(timer_)))
-      send_reset(now, wire(highest_sent_), state_ != State::syn_sent, sink);
+      send_reset(now, wire(highest_sent_), state_ != State::syn_sent, out);
     end(Ending::aborted);
     return;
   }
   if (reset_due_) {
-    send_reset(now, *reset_due_, false, sink);
+    send_reset(now, *reset_due_, false, out);
     reset_due_.reset();
   }
-  on_timer(now, sink);
+  on_timer(now, out);
   if (state_ == State::ended) return;
   if (state_ == State::syn_sent) {
-    if (syn_due_) send_syn(now, sink);
+    if (syn_due_) send_syn(now, out);
     return;
   }
-  send_data(now, sink);
-  if (acknowledgment_due_ <= now) send_acknowledgment(now, sink);
+  send_data(now, out);
+  if (acknowledgment_due_ <= now) send_acknowledgment(now, out);
   if (state_ == State::time_wait) end(Ending::finished);
 }
 
@@ -327,12 +327,12 @@ Time Connection::deadline() const {
   return at;
 }
 
-void Connection::on_timer(Time now, SegmentSink& sink) {
+void Connection::on_timer(Time now, const Outlet& out) {
   const auto* retransmit = std::get_if<Retransmit>(&timer_);
   const auto* probe = std::get_if<Probe>(&timer_);
   if (!(retransmit && retransmit->at <= now) && !(probe && probe->at <= now)) return;
   if (now - last_progress_ >= options_.give_up) {  // RFC 9293 section 3.8.3, R2
-    send_reset(now, wire(highest_sent_), state_ != State::syn_sent, sink);
+    send_reset(now, wire(highest_sent_), state_ != State::syn_sent, out);
     end(Ending::stalled);
     return;
   }
@@ -350,7 +350,7 @@ void Connection::on_timer(Time now, SegmentSink& sink) {
     send_range(now, unacknowledged_,
                static_cast<uint32_t>(
                    std::min({std::max<uint64_t>(room, 1), data, uint64_t{segment_size_}})),
-               sink);
+               out);
     next_ = unacknowledged_;
     timing_.reset();
     timeout_.back_off();
@@ -373,10 +373,10 @@ void Connection::on_timer(Time now, SegmentSink& sink) {
   timer_ = Stopped{};  // sending arms it anew
 }
 
-void Connection::send_data(Time now, SegmentSink& sink) {
+void Connection::send_data(Time now, const Outlet& out) {
   if (in_flight() == 0 && now - last_sent_at_ > timeout_.value())  // RFC 5681 section 4.1
     congestion_window_ = std::min(congestion_window_, initial_window());
-  while (recovery_ && retransmit_in_recovery(now, sink)) {
+  while (recovery_ && retransmit_in_recovery(now, out)) {
   }
   const ClientOffset data_end = std::min(allowed_, queue_.end());
   while (next_ < sendable_end()) {
@@ -397,10 +397,10 @@ void Connection::send_data(Time now, SegmentSink& sink) {
       // RFC 9293 section 3.8.6.2.1, silly windows: a part of a segment only where it is half of the
       // largest window.
       if (room == 0 || room < largest_send_window_ / 2) break;
-      send_range(now, next_, static_cast<uint32_t>(room), sink);
+      send_range(now, next_, static_cast<uint32_t>(room), out);
       continue;
     }
-    send_range(now, next_, static_cast<uint32_t>(length), sink);
+    send_range(now, next_, static_cast<uint32_t>(length), out);
   }
   if (next_ == unacknowledged_ && next_ < sendable_end() &&
       std::holds_alternative<Stopped>(timer_)) {
@@ -409,7 +409,7 @@ void Connection::send_data(Time now, SegmentSink& sink) {
   }
 }
 
-bool Connection::retransmit_in_recovery(Time now, SegmentSink& sink) {
+bool Connection::retransmit_in_recovery(Time now, const Outlet& out) {
   ClientOffset begin = unacknowledged_;
   ClientOffset end = highest_sent_;
   if (sack_agreed_ && !sacked_.empty()) {  // RFC 6675 section 4, NextSeg rule 1
@@ -425,7 +425,7 @@ bool Connection::retransmit_in_recovery(Time now, SegmentSink& sink) {
   const ClientOffset data_end = std::min(end, queue_.end());
   const auto length = static_cast<uint32_t>(
       std::min<uint64_t>(data_end > begin ? data_end - begin : 0, segment_size_));
-  send_range(now, begin, length, sink);
+  send_range(now, begin, length, out);
   if (recovery_->first) arm_retransmit(now);
   recovery_->first = false;
   recovery_->retransmitted = std::max(recovery_->retransmitted, begin + std::max(length, 1U));
@@ -442,7 +442,7 @@ uint64_t Connection::pipe() const {
   return (highest_sent_ - highest_sacked) + refilled;
 }
 
-void Connection::send_range(Time now, ClientOffset offset, uint32_t length, SegmentSink& sink) {
+void Connection::send_range(Time now, ClientOffset offset, uint32_t length, const Outlet& out) {
   const ClientOffset end = offset + length;
   Segment segment;
   segment.header = acknowledging_header(now);
@@ -453,7 +453,7 @@ void Connection::send_range(Time now, ClientOffset offset, uint32_t length, Segm
   segment.length = length;
   const bool fin = closing_ && allowed_ == queue_.end() && end == queue_.end();
   segment.header.flags.fin = fin;
-  sink.send(path_, segment);
+  out.send(segment);
 
   if (highest_sent_ == unacknowledged_) last_progress_ = now;  // waiting begins only now
   const ClientOffset sent_to = end + (fin ? 1 : 0);
@@ -469,7 +469,7 @@ void Connection::send_range(Time now, ClientOffset offset, uint32_t length, Segm
   if (fin && state_ == State::close_wait) state_ = State::last_ack;
 }
 
-void Connection::send_syn(Time now, SegmentSink& sink) {
+void Connection::send_syn(Time now, const Outlet& out) {
   Segment segment;
   segment.header.sequence = options_.initial_sequence;
   segment.header.flags.syn = true;
@@ -479,7 +479,7 @@ void Connection::send_syn(Time now, SegmentSink& sink) {
   if (options_.window_scale) segment.header.options.window_scale = receive_scale;
   if (options_.timestamps)
     segment.header.options.timestamps = net::TcpTimestamps{timestamp(now), 0};
-  sink.send(path_, segment);
+  out.send(segment);
   // Karn's algorithm: only a SYN sent once tells the round trip.
   const bool first = std::holds_alternative<Stopped>(timer_);
   timing_.reset();
@@ -492,7 +492,7 @@ void Connection::send_syn(Time now, SegmentSink& sink) {
   arm_retransmit(now);
 }
 
-void Connection::send_acknowledgment(Time now, SegmentSink& sink) {
+void Connection::send_acknowledgment(Time now, const Outlet& out) {
   Segment segment;
   segment.header = acknowledging_header(now);
   segment.header.sequence = wire(next_);
@@ -507,16 +507,16 @@ void Connection::send_acknowledgment(Time now, SegmentSink& sink) {
            first + static_cast<uint32_t>(range.end.value())});
     }
   }
-  sink.send(path_, segment);
+  out.send(segment);
 }
 
 void Connection::send_reset(Time now, net::SequenceNumber sequence, bool acknowledge,
-                            SegmentSink& sink) {
+                            const Outlet& out) {
   Segment segment;
   if (acknowledge) segment.header = acknowledging_header(now);
   segment.header.flags.rst = true;
   segment.header.sequence = sequence;
-  sink.send(path_, segment);
+  out.send(segment);
 }
 
 net::TcpHeader Connection::acknowledging_header(Time now) {
@@ -535,9 +535,8 @@ net::TcpHeader Connection::acknowledging_header(Time now) {
 // ---- the rest
 // --------------------------------------------------------------------------------------------------
 
-void Connection::set_path_mtu(uint16_t mtu) {
-  path_.mtu = mtu;
-  options_.maximum_segment_size = maximum_segment_size(path_);
+void Connection::set_maximum_segment_size(uint16_t size) {
+  options_.maximum_segment_size = size;
   if (state_ != State::syn_sent) update_segment_size();
 }
 

@@ -9,6 +9,7 @@
 // nothing. A caller may process many segments before it dispatches: their acknowledgments merge.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <variant>
@@ -27,7 +28,8 @@ class Connection {
   // What the SYN offers: the production client's options made fit for the path.
   struct Options {
     net::SequenceNumber initial_sequence;
-    uint16_t maximum_segment_size = 1460;  // fits the path; what we announce and the most we send
+    net::Family family = net::Family::ipv4;  // of the path
+    uint16_t maximum_segment_size = 1460;    // fits the path; what we announce and the most we send
     bool window_scale = true;
     bool sack = true;
     bool timestamps = true;
@@ -56,7 +58,7 @@ class Connection {
     aborted,   // by abort()
   };
 
-  Connection(const Path& path, const Options& options, Time now);
+  Connection(const Options& options, Time now);
 
   // -- what the application, which is the captured client, does
   void append(std::span<const uint8_t> bytes) { queue_.append(bytes); }
@@ -71,17 +73,16 @@ class Connection {
   void process(Time now, const net::Packet& packet);
 
   // Puts out all that is due now.
-  void dispatch(Time now, SegmentSink& sink);
+  void dispatch(Time now, const Outlet& out);
   // When dispatch() has something to do though nothing happened.
   Time deadline() const;
 
   // The path MTU has changed; segments sent from now on fit.
-  void set_path_mtu(uint16_t mtu);
+  void set_maximum_segment_size(uint16_t size);
 
   State state() const { return state_; }
   bool ended() const { return state_ == State::ended; }
   Ending ending() const { return ending_; }  // meaningful once ended
-  const Path& path() const { return path_; }
 
   // End of the client bytes given so far, and how far the shadow has acknowledged them.
   ClientOffset end() const { return queue_.end(); }
@@ -94,9 +95,10 @@ class Connection {
   bool shadow_finished() const { return shadow_fin_received_; }
   // The last time anything moved on: bytes acknowledged or received, or a state entered.
   Time last_progress() const { return last_progress_; }
+  Duration give_up() const { return options_.give_up; }
   Duration smoothed_round_trip() const { return timeout_.smoothed_round_trip(); }
 
-  uint64_t retransmits() const { return retransmits_; }
+  uint32_t retransmits() const { return retransmits_; }  // so far; wraps
   size_t allocated() const { return queue_.allocated(); }
   // For the next connection from the same port: a sequence number the shadow must take for a new
   // one (RFC 6191).
@@ -140,16 +142,16 @@ class Connection {
   void enter_recovery();
   void end(Ending ending);
 
-  void on_timer(Time now, SegmentSink& sink);
-  void send_data(Time now, SegmentSink& sink);
+  void on_timer(Time now, const Outlet& out);
+  void send_data(Time now, const Outlet& out);
   // Fills one hole, if there is one and the window allows.
-  bool retransmit_in_recovery(Time now, SegmentSink& sink);
+  bool retransmit_in_recovery(Time now, const Outlet& out);
   // Sends the bytes from `offset` on, FIN included where it is its turn; zero-length without FIN is
   // not sent.
-  void send_range(Time now, ClientOffset offset, uint32_t length, SegmentSink& sink);
-  void send_syn(Time now, SegmentSink& sink);
-  void send_acknowledgment(Time now, SegmentSink& sink);
-  void send_reset(Time now, net::SequenceNumber sequence, bool acknowledge, SegmentSink& sink);
+  void send_range(Time now, ClientOffset offset, uint32_t length, const Outlet& out);
+  void send_syn(Time now, const Outlet& out);
+  void send_acknowledgment(Time now, const Outlet& out);
+  void send_reset(Time now, net::SequenceNumber sequence, bool acknowledge, const Outlet& out);
   void arm_retransmit(Time now) { timer_ = Retransmit{now + timeout_.value()}; }
   // Whatever is sent acknowledges all that was received.
   net::TcpHeader acknowledging_header(Time now);
@@ -172,7 +174,6 @@ class Connection {
   uint64_t pipe() const;
   ClientOffset window_end() const { return unacknowledged_ + send_window_; }
 
-  Path path_;
   Options options_;
   State state_ = State::syn_sent;
   Ending ending_ = Ending::finished;
@@ -203,13 +204,13 @@ class Connection {
   uint64_t slow_start_threshold_ = UINT64_MAX;
   uint8_t duplicate_acknowledgments_ = 0;
   RangeSet<ClientOffset> sacked_;
-  std::optional<Recovery> recovery_;
-  ClientOffset recover_;  // RFC 6582: no fast retransmit before this is acknowledged
+  std::unique_ptr<Recovery> recovery_;  // null unless a loss is being made good
+  ClientOffset recover_;                // RFC 6582: no fast retransmit before this is acknowledged
   std::optional<Timing> timing_;
   RetransmissionTimeout timeout_;
   Timer timer_;
   Time last_sent_at_;
-  uint64_t retransmits_ = 0;
+  uint32_t retransmits_ = 0;
 
   // Receive side.
   net::SequenceNumber shadow_initial_;

@@ -22,10 +22,8 @@ enum class Boundary : uint8_t {
 };
 
 struct Flow : Timed {
-  explicit Flow(const net::FlowKey& flow_key) : key(flow_key) {}
-
-  net::FlowKey key;
-  SessionEntry* session = nullptr;  // none: not mirrored, until the next exchange boundary
+  const net::FlowKey* key = nullptr;  // where the engine keeps it
+  SessionEntry* session = nullptr;    // none: not mirrored, until the next exchange boundary
   Time last_seen;
 
   // The client's stream. While there is no session nothing is held, and next() is simply the end of
