@@ -234,7 +234,7 @@ void Connection::detect_loss() {
 
 void Connection::enter_recovery() {
   const uint64_t flight = highest_sent_ - unacknowledged_;
-  slow_start_threshold_ = std::max<uint64_t>(flight / 2, 2 * segment_size_);
+  slow_start_threshold_ = std::max<uint64_t>(flight / 2, uint64_t{2} * segment_size_);
   congestion_window_ = slow_start_threshold_;
   if (!sack_agreed_) congestion_window_ += uint64_t{duplicate_threshold} * segment_size_;
   recovery_ = std::make_unique<Recovery>(Recovery{highest_sent_, unacknowledged_});
@@ -362,7 +362,7 @@ void Connection::on_timer(Time now, const Outlet& out) {
   // section 8).
   const uint64_t flight = highest_sent_ - unacknowledged_;
   if (unacknowledged_ >= recover_)
-    slow_start_threshold_ = std::max<uint64_t>(flight / 2, 2 * segment_size_);
+    slow_start_threshold_ = std::max<uint64_t>(flight / 2, uint64_t{2} * segment_size_);
   congestion_window_ = segment_size_;
   recover_ = highest_sent_;
   next_ = unacknowledged_;
@@ -548,7 +548,8 @@ void Connection::update_segment_size() {
 }
 
 uint64_t Connection::initial_window() const {  // RFC 6928
-  return std::min<uint64_t>(10 * segment_size_, std::max<uint64_t>(2 * segment_size_, 14600));
+  return std::min<uint64_t>(uint64_t{10} * segment_size_,
+                            std::max<uint64_t>(uint64_t{2} * segment_size_, 14600));
 }
 
 net::SequenceNumber Connection::next_initial_sequence() const {
