@@ -1,6 +1,7 @@
 #include "sidecar/session/connection.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace trafficmirror::session {
 namespace {
@@ -172,7 +173,7 @@ bool Connection::process_acknowledgment(Time now, const net::Packet& packet) {
         !std::holds_alternative<Probe>(timer_)) {
       duplicate_acknowledgments_ =
           static_cast<uint8_t>(std::min(duplicate_acknowledgments_ + 1, 255));
-      if (recovery_ && !sack_agreed_) congestion_window_ += segment_size_;
+      if (recovery_ && !sack_agreed_) open_congestion_window(segment_size_);
     }
     detect_loss();
   }
@@ -198,15 +199,15 @@ void Connection::acknowledge(Time now, ClientOffset offset) {
     recovery_.reset();
   } else if (recovery_ && !sack_agreed_) {
     // RFC 6582 section 3.2: a partial acknowledgment shows the next hole.
-    congestion_window_ -= std::min(congestion_window_, bytes);
-    congestion_window_ += segment_size_;
+    congestion_window_ -= static_cast<uint32_t>(std::min<uint64_t>(congestion_window_, bytes));
+    open_congestion_window(segment_size_);
     recovery_->first = true;
   } else if (recovery_) {
     recovery_->retransmitted = std::max(recovery_->retransmitted, offset);
   } else if (congestion_window_ < slow_start_threshold_) {
-    congestion_window_ += bytes;
+    open_congestion_window(bytes);
   } else {
-    congestion_window_ += std::max<uint64_t>(1, segment_size_ * bytes / congestion_window_);
+    open_congestion_window(std::max<uint64_t>(1, segment_size_ * bytes / congestion_window_));
   }
 
   if (unacknowledged_ == highest_sent_)
@@ -233,10 +234,9 @@ void Connection::detect_loss() {
 }
 
 void Connection::enter_recovery() {
-  const uint64_t flight = highest_sent_ - unacknowledged_;
-  slow_start_threshold_ = std::max<uint64_t>(flight / 2, uint64_t{2} * segment_size_);
+  slow_start_threshold_ = half_of_flight();
   congestion_window_ = slow_start_threshold_;
-  if (!sack_agreed_) congestion_window_ += uint64_t{duplicate_threshold} * segment_size_;
+  if (!sack_agreed_) open_congestion_window(uint64_t{duplicate_threshold} * segment_size_);
   recovery_ = std::make_unique<Recovery>(Recovery{highest_sent_, unacknowledged_});
   timing_.reset();
 }
@@ -360,9 +360,7 @@ void Connection::on_timer(Time now, const Outlet& out) {
   // RFC 6298 section 5, RFC 5681 section 3.1: everything outstanding counts as lost. What was
   // acknowledged selectively is forgotten, since the shadow may have thrown it away (RFC 2018
   // section 8).
-  const uint64_t flight = highest_sent_ - unacknowledged_;
-  if (unacknowledged_ >= recover_)
-    slow_start_threshold_ = std::max<uint64_t>(flight / 2, uint64_t{2} * segment_size_);
+  if (unacknowledged_ >= recover_) slow_start_threshold_ = half_of_flight();
   congestion_window_ = segment_size_;
   recover_ = highest_sent_;
   next_ = unacknowledged_;
@@ -547,9 +545,19 @@ void Connection::update_segment_size() {
   if (timestamps_agreed_) segment_size_ -= std::min(timestamps_length, segment_size_ / 2);
 }
 
-uint64_t Connection::initial_window() const {  // RFC 6928
-  return std::min<uint64_t>(uint64_t{10} * segment_size_,
-                            std::max<uint64_t>(uint64_t{2} * segment_size_, 14600));
+void Connection::open_congestion_window(uint64_t bytes) {
+  congestion_window_ = static_cast<uint32_t>(
+      std::min<uint64_t>(congestion_window_ + bytes, std::numeric_limits<uint32_t>::max()));
+}
+
+// RFC 5681 section 3.1, equation 4.
+uint32_t Connection::half_of_flight() const {
+  return static_cast<uint32_t>(
+      std::max<uint64_t>((highest_sent_ - unacknowledged_) / 2, uint64_t{2} * segment_size_));
+}
+
+uint32_t Connection::initial_window() const {  // RFC 6928
+  return std::min(10 * segment_size_, std::max(2 * segment_size_, 14600U));
 }
 
 net::SequenceNumber Connection::next_initial_sequence() const {

@@ -169,12 +169,55 @@ class Connection {
     return closing_ && allowed_ == queue_.end() ? stream_end() : allowed_;
   }
   uint64_t in_flight() const { return next_ - unacknowledged_; }
-  uint64_t initial_window() const;
+  uint32_t initial_window() const;
+  void open_congestion_window(uint64_t bytes);
+  uint32_t half_of_flight() const;
   // Bytes believed to be under way during recovery (RFC 6675 section 4, SetPipe).
   uint64_t pipe() const;
   ClientOffset window_end() const { return unacknowledged_ + send_window_; }
 
   Options options_;
+
+  // Within each part the wide members come first: there may be a hundred thousand of these.
+  //
+  // Send side. SND.UNA, SND.NXT, and the highest SND.NXT has been: after a timeout SND.NXT goes
+  // back.
+  ByteQueue queue_;
+  ClientOffset allowed_;
+  ClientOffset unacknowledged_;
+  ClientOffset next_;
+  ClientOffset highest_sent_;
+  ClientOffset recover_;  // RFC 6582: no fast retransmit before this is acknowledged
+  RangeSet<ClientOffset> sacked_;
+  std::unique_ptr<Recovery> recovery_;  // null unless a loss is being made good
+  std::optional<Timing> timing_;
+  Timer timer_;
+  Time last_sent_at_;
+  RetransmissionTimeout timeout_;
+  uint32_t congestion_window_ = 0;
+  uint32_t slow_start_threshold_ = UINT32_MAX;
+  uint32_t send_window_ = 0;
+  uint32_t largest_send_window_ = 0;
+  net::SequenceNumber window_update_sequence_;        // SND.WL1
+  net::SequenceNumber window_update_acknowledgment_;  // SND.WL2
+  uint32_t segment_size_ = 0;  // most payload a segment carries, options taken off
+  uint32_t peer_maximum_segment_size_ = 0;
+  uint32_t retransmits_ = 0;
+
+  // Receive side.
+  uint32_t unacknowledged_received_ = 0;
+  ShadowOffset received_;
+  RangeSet<ShadowOffset> out_of_order_;
+  ShadowOffset pushed_;                     // end of the furthest segment with PSH
+  std::optional<ShadowOffset> shadow_fin_;  // where its stream ends, once known
+  Time last_received_at_;
+  Time last_progress_;
+  Time acknowledgment_due_ = never;
+  net::SequenceNumber shadow_initial_;
+  net::SequenceNumber last_acknowledged_;  // Last.ACK.sent
+  uint32_t recent_timestamp_ = 0;          // TS.Recent
+
+  std::optional<net::SequenceNumber> reset_due_;
   State state_ = State::syn_sent;
   Ending ending_ = Ending::finished;
   bool closing_ = false;
@@ -183,48 +226,10 @@ class Connection {
   bool sack_agreed_ = false;
   bool timestamps_agreed_ = false;
   bool window_scale_agreed_ = false;
-  uint8_t send_scale_ = 0;
-  uint8_t half_open_resets_ = 0;  // SYNs sent again at once after resetting what stood in their way
-  std::optional<net::SequenceNumber> reset_due_;
-
-  // Send side. SND.UNA, SND.NXT, and the highest SND.NXT has been: after a timeout SND.NXT goes
-  // back.
-  ByteQueue queue_;
-  ClientOffset allowed_;
-  ClientOffset unacknowledged_;
-  ClientOffset next_;
-  ClientOffset highest_sent_;
-  uint32_t send_window_ = 0;
-  uint32_t largest_send_window_ = 0;
-  net::SequenceNumber window_update_sequence_;        // SND.WL1
-  net::SequenceNumber window_update_acknowledgment_;  // SND.WL2
-  uint32_t segment_size_ = 0;  // most payload a segment carries, options taken off
-  uint32_t peer_maximum_segment_size_ = 0;
-  uint64_t congestion_window_ = 0;
-  uint64_t slow_start_threshold_ = UINT64_MAX;
-  uint8_t duplicate_acknowledgments_ = 0;
-  RangeSet<ClientOffset> sacked_;
-  std::unique_ptr<Recovery> recovery_;  // null unless a loss is being made good
-  ClientOffset recover_;                // RFC 6582: no fast retransmit before this is acknowledged
-  std::optional<Timing> timing_;
-  RetransmissionTimeout timeout_;
-  Timer timer_;
-  Time last_sent_at_;
-  uint32_t retransmits_ = 0;
-
-  // Receive side.
-  net::SequenceNumber shadow_initial_;
-  ShadowOffset received_;
-  RangeSet<ShadowOffset> out_of_order_;
-  ShadowOffset pushed_;                     // end of the furthest segment with PSH
-  std::optional<ShadowOffset> shadow_fin_;  // where its stream ends, once known
   bool shadow_fin_received_ = false;
-  Time last_received_at_;
-  Time last_progress_;
-  uint32_t unacknowledged_received_ = 0;
-  Time acknowledgment_due_ = never;
-  uint32_t recent_timestamp_ = 0;          // TS.Recent
-  net::SequenceNumber last_acknowledged_;  // Last.ACK.sent
+  uint8_t send_scale_ = 0;
+  uint8_t duplicate_acknowledgments_ = 0;
+  uint8_t half_open_resets_ = 0;  // SYNs sent again at once after resetting what stood in their way
 };
 
 }  // namespace trafficmirror::session

@@ -40,10 +40,10 @@ struct SessionEntry : Timed {
 
   std::list<SessionEntry>::iterator self;
   SourcePorts::Number source;
+  bool touched = false;  // is in Engine::touched_
   const Lease::Target* target;
   Flow* flow = nullptr;  // null once production's connection has ended
   size_t accounted = 0;  // bytes of memory it is charged with
-  bool touched = false;
   Session session;
 };
 

@@ -81,9 +81,9 @@ class Session {
   // production has sent for this one so far.
   uint64_t received_before_ = 0;
   uint64_t production_answer_ = 0;
-  bool unprompted_ = false;  // Turn::unprompted of the exchange in hand
-  Time began_at_;            // the exchange in hand
+  Time began_at_;  // the exchange in hand
   Time waiting_since_;
+  bool unprompted_ = false;  // Turn::unprompted of the exchange in hand
   Farewell farewell_ = Farewell::none;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;

@@ -6,6 +6,10 @@
 namespace trafficmirror::session {
 
 void SourcePorts::lease(const std::vector<Lease::Source>& sources) {
+  size_t leased = 0;
+  for (const Lease::Source& source : sources)
+    leased += source.last.number - source.first.number + 1U;
+  slots_.reserve(leased);
   for (const Lease::Source& source : sources) {
     for (uint32_t port = source.first.number; port <= source.last.number; ++port) {
       const net::Endpoint endpoint{source.address, net::Port{static_cast<uint16_t>(port)}};
