@@ -220,6 +220,9 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   // First seen in its middle: from here on the client's bytes are known to be whole or not.
   if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
   if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
+  if (flow.session && flow.taken_up_blindly_at && tcp.flags.ack &&
+      tcp.acknowledgment < *flow.taken_up_blindly_at)
+    close(now, *flow.session, CloseReason::capture_gap);  // it has not received what came before
   flow.taken_up_blindly_at.reset();
   if (flow.session) look_for_gap(now, flow);
   if (tcp.flags.fin) {
