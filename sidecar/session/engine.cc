@@ -206,6 +206,12 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
     }
     return;
   }
+  if (tcp.flags.syn && flow.server_syn.value_or(tcp.sequence) != tcp.sequence) {
+    // A new connection on the four-tuple, whose SYN was not captured.
+    end_flow(now, flow, CloseReason::flow_reused);
+    return;
+  }
+  if (tcp.flags.syn) flow.server_syn = tcp.sequence;
   const net::SequenceNumber begin = tcp.sequence + tcp.flags.syn;
   const net::SequenceNumber end = begin + packet.payload_length;
   if (!flow.server_next) flow.server_next = begin;

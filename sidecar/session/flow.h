@@ -32,6 +32,7 @@ struct Flow : Timed {
       syn;  // the client's initial sequence number, if the SYN was seen
 
   // The server's side.
+  std::optional<net::SequenceNumber> server_syn;       // its initial one, if the SYN-ACK was seen
   std::optional<net::SequenceNumber> server_next;      // end of what it has sent
   std::optional<net::SequenceNumber> server_received;  // what it has acknowledged of the client's
   bool server_finished = false;
@@ -50,8 +51,8 @@ struct Flow : Timed {
   Time gap_deadline = never;    // what is missing by then was lost by the capture
   net::SequenceNumber gap_at;   // the first byte that is
 
-  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on with
-  // its exchange.
+  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on
+  // with its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
     // The server's FIN is no answer: a shadow may leave it to the client to close first.
     if (server_finished && acknowledgment == *server_next) acknowledgment = acknowledgment - 1U;
