@@ -221,6 +221,12 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
     }
     return;
   }
+  if (tcp.flags.syn && flow.server_syn.value_or(tcp.sequence) != tcp.sequence) {
+    // A new connection on the four-tuple, whose SYN was not captured.
+    end_flow(now, flow, CloseReason::flow_reused);
+    return;
+  }
+  if (tcp.flags.syn) flow.server_syn = tcp.sequence;
   const net::SequenceNumber begin = tcp.sequence + tcp.flags.syn;
   const net::SequenceNumber end = begin + packet.payload_length;
   if (!flow.server_next) flow.server_next = begin;
@@ -235,6 +241,9 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   // First seen in its middle: from here on the client's bytes are known to be whole or not.
   if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
   if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
+  if (flow.session && flow.taken_up_blindly_at && tcp.flags.ack &&
+      tcp.acknowledgment < *flow.taken_up_blindly_at)
+    close(now, *flow.session, CloseReason::capture_gap);  // it has not received what came before
   flow.taken_up_blindly_at.reset();
   if (flow.session) look_for_gap(now, flow);
   if (tcp.flags.fin) {

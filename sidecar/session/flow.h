@@ -34,6 +34,7 @@ struct Flow : Timed {
   std::optional<net::SequenceNumber> syn;         // its initial one, if the SYN was seen
 
   // The server's side.
+  std::optional<net::SequenceNumber> server_syn;       // its initial one, if the SYN-ACK was seen
   std::optional<net::SequenceNumber> server_next;      // end of what it has sent
   std::optional<net::SequenceNumber> server_received;  // what it has acknowledged of the client's
 
