@@ -78,8 +78,8 @@ void Connection::process_syn_sent(Time now, const net::Packet& packet) {
   window_update_acknowledgment_ = packet.tcp.acknowledgment;
   last_acknowledged_ = next_expected();
 
-  if (timing_) timeout_.measured(now - timing_->sent_at);
-  timing_.reset();
+  if (timing_.running()) timeout_.measured(now - timing_.sent_at());
+  timing_.cancel();
   timeout_.reset_backoff();
   timer_ = Stopped{};
   state_ = State::established;
@@ -186,9 +186,9 @@ void Connection::acknowledge(Time now, ClientOffset offset) {
   next_ = std::max(next_, offset);
   queue_.release(std::min(offset, queue_.end()));
   sacked_.remove_before(offset);
-  if (timing_ && offset >= timing_->end) {
-    timeout_.measured(now - timing_->sent_at);
-    timing_.reset();
+  if (timing_.running() && offset >= timing_.end()) {
+    timeout_.measured(now - timing_.sent_at());
+    timing_.cancel();
   }
   timeout_.reset_backoff();
   duplicate_acknowledgments_ = 0;
@@ -238,7 +238,7 @@ void Connection::enter_recovery() {
   congestion_window_ = slow_start_threshold_;
   if (!sack_agreed_) open_congestion_window(uint64_t{duplicate_threshold} * segment_size_);
   recovery_ = std::make_unique<Recovery>(Recovery{highest_sent_, unacknowledged_});
-  timing_.reset();
+  timing_.cancel();
 }
 
 // RFC 9293 section 3.10.7.4, seventh: the bytes count as received, whatever they are.
@@ -270,8 +270,11 @@ void Connection::process_payload(Time now, const net::Packet& packet) {
     else
       acknowledgment_due_ = std::min(acknowledgment_due_, now + delayed_acknowledgment);
   }
-  if (packet.tcp.flags.fin) shadow_fin_ = before + static_cast<uint64_t>(std::max<int64_t>(end, 0));
-  if (shadow_fin_ && received_ >= *shadow_fin_) process_fin(now);
+  if (packet.tcp.flags.fin) {
+    shadow_fin_seen_ = true;
+    shadow_end_ = before + static_cast<uint64_t>(std::max<int64_t>(end, 0));
+  }
+  if (shadow_fin_seen_ && received_ >= shadow_end_) process_fin(now);
 }
 
 void Connection::process_fin(Time now) {
@@ -341,7 +344,7 @@ void Connection::on_timer(Time now, const Outlet& out) {
     syn_due_ = true;
     return;
   }
-  timing_.reset();
+  timing_.cancel();
   if (probe) {
     // RFC 9293 section 3.8.6.1: at least one byte, so that the answer tells the window; and the
     // override of section 3.8.6.2.1 where a part of a segment would fit.
@@ -352,7 +355,7 @@ void Connection::on_timer(Time now, const Outlet& out) {
                    std::min({std::max<uint64_t>(room, 1), data, uint64_t{segment_size_}})),
                out);
     next_ = unacknowledged_;
-    timing_.reset();
+    timing_.cancel();
     timeout_.back_off();
     timer_ = Probe{now + timeout_.value()};
     return;
@@ -457,8 +460,8 @@ void Connection::send_range(Time now, ClientOffset offset, uint32_t length, cons
   const ClientOffset sent_to = end + (fin ? 1 : 0);
   if (offset < highest_sent_)
     ++retransmits_;
-  else if (!timing_)
-    timing_ = Timing{sent_to, now};
+  else if (!timing_.running())
+    timing_.start(sent_to, now);
   next_ = std::max(next_, sent_to);
   highest_sent_ = std::max(highest_sent_, sent_to);
   last_sent_at_ = now;
@@ -480,9 +483,9 @@ void Connection::send_syn(Time now, const Outlet& out) {
   out.send(segment);
   // Karn's algorithm: only a SYN sent once tells the round trip.
   const bool first = std::holds_alternative<Stopped>(timer_);
-  timing_.reset();
+  timing_.cancel();
   if (first)
-    timing_ = Timing{ClientOffset(0), now};
+    timing_.start(ClientOffset(0), now);
   else
     ++retransmits_;
   syn_due_ = false;

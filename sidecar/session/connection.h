@@ -124,9 +124,21 @@ class Connection {
     ClientOffset retransmitted;  // HighRxt of RFC 6675: holes before it were filled again
     bool first = true;           // the first retransmission goes out whatever the window says
   };
-  struct Timing {  // the one segment whose round trip is being measured
-    ClientOffset end;
-    Time sent_at;
+  // The one segment whose round trip is being measured, if there is one.
+  class Timing {
+   public:
+    bool running() const { return sent_at_ != never; }
+    void start(ClientOffset end, Time now) {
+      end_ = end;
+      sent_at_ = now;
+    }
+    void cancel() { sent_at_ = never; }
+    ClientOffset end() const { return end_; }
+    Time sent_at() const { return sent_at_; }
+
+   private:
+    ClientOffset end_;
+    Time sent_at_ = never;
   };
 
   void process_syn_sent(Time now, const net::Packet& packet);
@@ -190,7 +202,7 @@ class Connection {
   ClientOffset recover_;  // RFC 6582: no fast retransmit before this is acknowledged
   RangeSet<ClientOffset> sacked_;
   std::unique_ptr<Recovery> recovery_;  // null unless a loss is being made good
-  std::optional<Timing> timing_;
+  Timing timing_;
   Timer timer_;
   Time last_sent_at_;
   RetransmissionTimeout timeout_;
@@ -208,8 +220,8 @@ class Connection {
   uint32_t unacknowledged_received_ = 0;
   ShadowOffset received_;
   RangeSet<ShadowOffset> out_of_order_;
-  ShadowOffset pushed_;                     // end of the furthest segment with PSH
-  std::optional<ShadowOffset> shadow_fin_;  // where its stream ends, once known
+  ShadowOffset pushed_;      // end of the furthest segment with PSH
+  ShadowOffset shadow_end_;  // where its stream ends, if shadow_fin_seen_
   Time last_received_at_;
   Time last_progress_;
   Time acknowledgment_due_ = never;
@@ -226,7 +238,8 @@ class Connection {
   bool sack_agreed_ = false;
   bool timestamps_agreed_ = false;
   bool window_scale_agreed_ = false;
-  bool shadow_fin_received_ = false;
+  bool shadow_fin_seen_ = false;      // perhaps ahead of bytes before it
+  bool shadow_fin_received_ = false;  // in order
   uint8_t send_scale_ = 0;
   uint8_t duplicate_acknowledgments_ = 0;
   uint8_t half_open_resets_ = 0;  // SYNs sent again at once after resetting what stood in their way

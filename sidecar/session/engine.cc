@@ -26,14 +26,16 @@ bool begins_request(std::span<const uint8_t> bytes) {
                      [&](std::string_view method) { return text.starts_with(method); });
 }
 
-// What an entry costs beside its value: two pointers of the list or the map's node and bucket, the
-// allocator's header and rounding, and its place among the timers, whose vector doubles as it
-// grows.
-constexpr size_t node_overhead = 2 * 8 + 16 + 2 * 16;
-// Its source port.
-constexpr size_t slot_size = 16;
-constexpr size_t flow_size = sizeof(std::pair<const net::FlowKey, Flow>) + node_overhead;
-constexpr size_t session_size = sizeof(SessionEntry) + node_overhead + slot_size;
+// A batch of captured packets touches fewer; what a rare one took is given back.
+constexpr size_t most_touched = 4096;
+
+// What a flow and a session cost beside their values, as bench/idle_sessions.cc measures it: the
+// links of the map's and the list's nodes, the allocator's header and rounding, the map's bucket, a
+// place among the timers, the source port.
+constexpr size_t flow_overhead = 52;
+constexpr size_t session_overhead = 48;
+constexpr size_t flow_size = sizeof(std::pair<const net::FlowKey, Flow>) + flow_overhead;
+constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 
 }  // namespace
 
@@ -45,19 +47,21 @@ Engine::Engine(Options options, SegmentSink& sink)
 
 void Engine::set_lease(Time now, const Lease& lease) {
   source_ports_.lease(lease.sources);
-  const auto same = [](const Lease::Target& a, const Lease::Target& b) {
-    return a.endpoint == b.endpoint && a.production_port == b.production_port;
-  };
-  const std::list<Lease::Target> before = std::exchange(targets_, {});
-  targets_.assign(lease.targets.begin(), lease.targets.end());
+  const std::vector<Lease::Target> before = std::exchange(targets_, lease.targets);
   for (auto next = sessions_.begin(); next != sessions_.end();) {
     SessionEntry& entry = *next++;
-    const auto target = std::find_if(targets_.begin(), targets_.end(),
-                                     [&](const auto& t) { return same(t, *entry.target); });
+    const Lease::Target& its = before[entry.target];
+    const auto target = std::find_if(targets_.begin(), targets_.end(), [&](const auto& t) {
+      return t.endpoint == its.endpoint && t.production_port == its.production_port;
+    });
     if (target == targets_.end()) {
+      // Its RST needs an address to go to until it is sent.
+      entry.target = static_cast<uint16_t>(targets_.size());
+      targets_.push_back(its);
       close(now, entry, CloseReason::target_gone);
+      targets_.pop_back();
     } else {
-      entry.target = &*target;
+      entry.target = static_cast<uint16_t>(target - targets_.begin());
       entry.session.connection().set_maximum_segment_size(maximum_segment_size(path_of(entry)));
     }
   }
@@ -255,12 +259,11 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
 
 void Engine::look_for_gap(Time now, Flow& flow) {
   if (!flow.missing_bytes()) {
-    flow.gap_deadline = never;
-  } else if (flow.gap_deadline == never || flow.gap_at != flow.client->next()) {
+    flow.gap.reset();
+  } else if (!flow.gap || flow.gap->at != flow.client->next()) {
     // Each byte has its own grace: under load the capture may be behind all the time.
-    flow.gap_at = flow.client->next();
-    flow.gap_deadline = now + gap_grace;
-    flow_timers_.schedule(flow, flow.gap_deadline);
+    flow.gap = std::make_unique<Flow::Gap>(Flow::Gap{now + gap_grace, flow.client->next()});
+    flow_timers_.schedule(flow, flow.gap->deadline);
   }
 }
 
@@ -308,16 +311,17 @@ void Engine::end_flow_if_finished(Time now, Flow& flow) {
 }
 
 void Engine::on_flow_timer(Time now, Flow& flow) {
-  if (flow.session && flow.gap_deadline <= now) {
-    flow.gap_deadline = never;
-    if (flow.missing_bytes()) close(now, *flow.session, CloseReason::capture_gap);
+  if (flow.gap && flow.gap->deadline <= now) {
+    flow.gap.reset();
+    if (flow.session && flow.missing_bytes()) close(now, *flow.session, CloseReason::capture_gap);
   }
   if (now >= flow.last_seen + options_.idle_timeout) {
     if (flow.session) close(now, *flow.session, CloseReason::idle_timeout);
     end_flow(now, flow, CloseReason::finished);
     return;
   }
-  flow_timers_.schedule(flow, std::min(flow.last_seen + options_.idle_timeout, flow.gap_deadline));
+  flow_timers_.schedule(flow, std::min(flow.last_seen + options_.idle_timeout,
+                                       flow.gap ? flow.gap->deadline : never));
 }
 
 // ---- sessions
@@ -382,7 +386,8 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Lea
     options.sack = offered.sack_permitted;
     options.timestamps = offered.timestamps.has_value();
   }
-  SessionEntry& entry = sessions_.emplace_back(*source, *target, options, now);
+  SessionEntry& entry = sessions_.emplace_back(
+      *source, static_cast<uint16_t>(target - targets_.data()), options, now);
   entry.self = std::prev(sessions_.end());
   source_ports_.set_user(*source, entry);
   ++counters_.opened;
@@ -394,7 +399,7 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Lea
 
 void Engine::on_shadow(Time now, const net::Packet& packet) {
   SessionEntry* entry = source_ports_.user(packet.destination);
-  if (!entry || entry->target->endpoint != packet.source) {
+  if (!entry || targets_[entry->target].endpoint != packet.source) {
     if (packet.tcp.flags.rst) return;
     // RFC 9293 section 3.10.7.1: to a port that is closed.
     Segment reset;
@@ -413,7 +418,8 @@ void Engine::on_shadow(Time now, const net::Packet& packet) {
 }
 
 Path Engine::path_of(const SessionEntry& entry) const {
-  return {source_ports_.endpoint(entry.source), entry.target->endpoint, entry.target->path_mtu};
+  return {source_ports_.endpoint(entry.source), targets_[entry.target].endpoint,
+          targets_[entry.target].path_mtu};
 }
 
 SegmentSink& Engine::sink() {
@@ -443,6 +449,7 @@ void Engine::run(Time now) {
   for (size_t i = 0; i < touched_.size(); ++i)
     if (touched_[i]) dispatch(now, *touched_[i]);
   touched_.clear();
+  if (touched_.capacity() > most_touched) touched_.shrink_to_fit();
 }
 
 void Engine::dispatch(Time now, SessionEntry& entry) {
@@ -468,7 +475,7 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
   if (flow) flow->session = nullptr;
   if (entry.session.has_rest()) continue_in_new_session(now, entry);
   if (flow && !flow->session) {
-    flow->gap_deadline = never;
+    flow->gap.reset();
     if (reason == CloseReason::shadow_refused || reason == CloseReason::shadow_unresponsive)
       flow->retry_at = now + shadow_down_pause;
     // What was held for the session is gone; the flow is watched for its next boundary from here
@@ -486,7 +493,7 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
 // The shadow has closed, production has not: what the client has to say goes on in a new session
 // with the same target.
 void Engine::continue_in_new_session(Time now, SessionEntry& entry) {
-  const auto result = open_session(now, entry.target, nullptr);
+  const auto result = open_session(now, &targets_[entry.target], nullptr);
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     ++counters_[*reason];
     return;
@@ -498,10 +505,11 @@ void Engine::continue_in_new_session(Time now, SessionEntry& entry) {
 }
 
 void Engine::account(Time now, SessionEntry& entry) {
+  // A session that holds more than 4 GiB is far beyond any limit that makes sense.
   const uint64_t held = session_size + entry.session.allocated() +
                         (entry.flow && entry.flow->client ? entry.flow->client->allocated() : 0);
   counters_.memory += held - entry.accounted;
-  entry.accounted = held;
+  entry.accounted = static_cast<uint32_t>(held);
   if (counters_.memory <= options_.memory_limit) return;
   // The newest goes first, unless it is this one that takes the room of all.
   if (held > options_.memory_limit / 2)

@@ -34,16 +34,15 @@ namespace trafficmirror::session {
 
 // A session, and what the engine has to know about it.
 struct SessionEntry : Timed {
-  SessionEntry(SourcePorts::Number port, const Lease::Target& to,
-               const Connection::Options& options, Time now)
-      : source(port), target(&to), session(options, now) {}
+  SessionEntry(SourcePorts::Number port, uint16_t to, const Connection::Options& options, Time now)
+      : source(port), target(to), session(options, now) {}
 
   std::list<SessionEntry>::iterator self;
   SourcePorts::Number source;
-  bool touched = false;  // is in Engine::touched_
-  const Lease::Target* target;
-  Flow* flow = nullptr;  // null once production's connection has ended
-  size_t accounted = 0;  // bytes of memory it is charged with
+  uint32_t accounted = 0;  // bytes of memory it is charged with
+  uint16_t target;         // number in Engine::targets_
+  bool touched = false;    // is in Engine::touched_
+  Flow* flow = nullptr;    // null once production's connection has ended
   Session session;
 };
 
@@ -125,7 +124,7 @@ class Engine {
 
   Options options_;
   SegmentSink& sink_;
-  std::list<Lease::Target> targets_;  // sessions point at them
+  std::vector<Lease::Target> targets_;
   SourcePorts source_ports_;
   bool uplink_full_ = false;
   bool draining_ = false;

@@ -45,8 +45,11 @@ struct Flow : Timed {
   // the server acknowledges more, show that it was in the midst of an exchange.
   std::optional<net::SequenceNumber> taken_up_blindly_at;
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
-  Time gap_deadline = never;    // what is missing by then was lost by the capture
-  net::SequenceNumber gap_at;   // the first byte that is
+  struct Gap {
+    Time deadline;  // what is missing by then was lost by the capture
+    net::SequenceNumber at;
+  };
+  std::unique_ptr<Gap> gap;
 
   net::SequenceNumber client_fin_acknowledgment;
   bool client_finished = false;  // everything up to the FIN was seen

@@ -107,9 +107,8 @@ void Session::begin_next_exchange(Time now, Counters& counters) {
   unprompted_ = turn.unprompted;
   began_at_ = now;
   const ClientOffset begin = turn.begin;
-  turns_.erase(turns_.begin());
+  turns_.pop_front();
   exchange_open_ = begin < (turns_.empty() ? connection_.end() : turns_.front().begin);
-  if (turns_.empty()) turns_.shrink_to_fit();
 }
 
 void Session::take_turns(Time now, Counters& counters) {

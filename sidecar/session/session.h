@@ -2,9 +2,10 @@
 // due, turn by turn; Connection decides how they travel.
 #pragma once
 
+#include <deque>
+#include <memory>
 #include <optional>
 #include <span>
-#include <vector>
 
 #include "sidecar/session/connection.h"
 #include "sidecar/session/counters.h"
@@ -52,7 +53,7 @@ class Session {
 
   Connection& connection() { return connection_; }
   const Connection& connection() const { return connection_; }
-  size_t allocated() const { return connection_.allocated() + turns_.capacity() * sizeof(Turn); }
+  size_t allocated() const { return connection_.allocated() + turns_.allocated(); }
 
  private:
   // The start of an exchange that may not begin yet.
@@ -60,6 +61,30 @@ class Session {
     ClientOffset begin;
     uint64_t answer;  // bytes of production's answer to the exchange before
     bool unprompted;  // more of production's was under way when this exchange began
+  };
+  // Costs a pointer while there are none, as is so in most sessions at most times.
+  class Turns {
+   public:
+    bool empty() const { return !turns_; }
+    size_t size() const { return turns_ ? turns_->size() : 0; }
+    const Turn& operator[](size_t index) const { return (*turns_)[index]; }
+    const Turn& front() const { return turns_->front(); }
+    void push_back(const Turn& turn) {
+      if (!turns_) turns_ = std::make_unique<std::deque<Turn>>();
+      turns_->push_back(turn);
+    }
+    void pop_front() {
+      turns_->pop_front();
+      if (turns_->empty()) turns_.reset();
+    }
+    // A deque takes blocks of 512 bytes, and at first a map of eight of them.
+    size_t allocated() const {
+      return turns_ ? sizeof *turns_ + 8 * sizeof(void*) + (size() * sizeof(Turn) / 512 + 1) * 512
+                    : 0;
+    }
+
+   private:
+    std::unique_ptr<std::deque<Turn>> turns_;  // null or not empty
   };
   enum class Farewell : uint8_t { none, fin, reset };
 
@@ -76,7 +101,7 @@ class Session {
   CloseReason timeout_reason() const;
 
   Connection connection_;
-  std::vector<Turn> turns_;  // exchanges still waiting for their turn, oldest first
+  Turns turns_;  // exchanges still waiting for their turn, oldest first
   // Bytes of the shadow's that answered the exchanges before the one in hand, and those that
   // production has sent for this one so far.
   uint64_t received_before_ = 0;
