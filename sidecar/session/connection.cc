@@ -102,8 +102,10 @@ void Connection::process_synchronized(Time now, const net::Packet& packet) {
   }
   if (tcp.flags.rst) {
     // RFC 5961 section 3.2: only the exact number counts; any other in the window is challenged.
+    // Behind all bytes and both FINs it only says that the shadow has forgotten the connection.
     if (tcp.sequence == next_expected())
-      end(Ending::reset);
+      end(state_ == State::last_ack && unacknowledged_ >= queue_.end() ? Ending::finished
+                                                                       : Ending::reset);
     else
       acknowledgment_due_ = now;
     return;
@@ -259,7 +261,8 @@ void Connection::process_payload(Time now, const net::Packet& packet) {
     }
     last_received_at_ = now;
     last_progress_ = now;
-    last_received_push_ = packet.tcp.flags.psh;
+    // By its place, as segments with PSH may come before others that go before them.
+    if (packet.tcp.flags.psh) pushed_ = std::max(pushed_, upto);
     unacknowledged_received_ += packet.payload_length;
     // RFC 5681 section 4.2: at once when a gap shows or closes, and for every second full segment.
     if (had_gap || !out_of_order_.empty() || unacknowledged_received_ >= 2 * segment_size_)

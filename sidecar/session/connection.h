@@ -86,11 +86,11 @@ class Connection {
   // End of the client bytes given so far, and how far the shadow has acknowledged them.
   ClientOffset end() const { return queue_.end(); }
   ClientOffset acknowledged() const { return std::min(unacknowledged_, queue_.end()); }
-  // Bytes of the shadow's answers received in order, when the last of them came and whether it
-  // carried PSH.
+  // Bytes of the shadow's answers received in order, when the last of them came and whether they
+  // end where the shadow set PSH.
   uint64_t received() const { return received_.value(); }
   Time last_received_at() const { return last_received_at_; }
-  bool last_received_push() const { return last_received_push_; }
+  bool received_to_push() const { return received_ == pushed_; }
   bool shadow_finished() const { return shadow_fin_received_; }
   // The last time anything moved on: bytes acknowledged or received, or a state entered.
   Time last_progress() const { return last_progress_; }
@@ -215,9 +215,9 @@ class Connection {
   net::SequenceNumber shadow_initial_;
   ShadowOffset received_;
   RangeSet<ShadowOffset> out_of_order_;
+  ShadowOffset pushed_;                     // end of the furthest segment with PSH
   std::optional<ShadowOffset> shadow_fin_;  // where its stream ends, once known
   bool shadow_fin_received_ = false;
-  bool last_received_push_ = false;
   Time last_received_at_;
   Time last_progress_;
   uint32_t unacknowledged_received_ = 0;

@@ -191,7 +191,8 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
       flow.boundary = Boundary::unknown;
       if (!flow.client) flow.taken_up_blindly_at = tcp.sequence;
       flow.client = Reassembly(tcp.sequence);
-      // What was said before is not the new session's, except for a greeting: the shadow has one too.
+      // What was said before is not the new session's, except for a greeting: the shadow has one
+      // too.
       if (!flow.syn || tcp.sequence != *flow.syn + 1) flow.answer_seen = tcp.acknowledgment;
       take_client_bytes(now, flow, packet);
       return;
@@ -242,7 +243,9 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
 void Engine::look_for_gap(Time now, Flow& flow) {
   if (!flow.missing_bytes()) {
     flow.gap_deadline = never;
-  } else if (flow.gap_deadline == never) {
+  } else if (flow.gap_deadline == never || flow.gap_at != flow.client->next()) {
+    // Each byte has its own grace: under load the capture may be behind all the time.
+    flow.gap_at = flow.client->next();
     flow.gap_deadline = now + gap_grace;
     flow_timers_.schedule(flow, flow.gap_deadline);
   }

@@ -54,6 +54,7 @@ struct Flow : Timed {
   bool shed_counted = false;    // the exchange in hand is in a shed counter
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
   Time gap_deadline = never;    // what is missing by then was lost by the capture
+  net::SequenceNumber gap_at;   // the first byte that is
 
   // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on with
   // its exchange.

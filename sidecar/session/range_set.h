@@ -19,8 +19,12 @@ class RangeSet {
   bool empty() const { return ranges_.empty(); }
   const std::vector<Range>& ranges() const { return ranges_; }
 
+  // More ranges than this are no honest peer's doing: what would make another is left out, as if it
+  // had been lost.
+  static constexpr size_t max_ranges = 256;
+
   void insert(Offset begin, Offset end) {
-    if (begin >= end) return;
+    if (begin >= end || ranges_.size() >= max_ranges) return;
     auto first = std::find_if(ranges_.begin(), ranges_.end(),
                               [&](const Range& range) { return range.end >= begin; });
     auto last = first;

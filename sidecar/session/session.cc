@@ -40,7 +40,8 @@ void Session::client_reset(Time now, CloseReason reason) {
   if (farewell_ == Farewell::none) reset_unanswered_ = production_answer_ == 0;
   // Even a client that left without reading gives the shadow the time to answer, as production's
   // server had it.
-  leave(now, Farewell::reset, exchange_open_ || !turns_.empty() ? AnswerSeen(Seen{1}) : std::nullopt);
+  leave(now, Farewell::reset,
+        exchange_open_ || !turns_.empty() ? AnswerSeen(Seen{1}) : std::nullopt);
 }
 
 void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
@@ -76,7 +77,7 @@ bool Session::answered(const Turn& turn, Time now) const {
 }
 
 Time Session::quiet_at() const {
-  if (connection_.received() == 0 || !connection_.last_received_push()) return never;
+  if (connection_.received() == 0 || !connection_.received_to_push()) return never;
   if (connection_.received() > received_before_) return connection_.last_received_at() + quiet();
   if (unprompted_) return std::max(connection_.last_received_at(), began_at_) + quiet();
   return never;

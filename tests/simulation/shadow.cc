@@ -210,7 +210,8 @@ bool ShadowConnection::process(Time now, const net::Packet& packet) {
   const bool acceptable = packet.sequence_length() == 0
                               ? begin >= 0 && begin <= std::max<int64_t>(window, fin)
                               : end > fin && begin < window;
-  if (!acceptable && !(packet.sequence_length() == 1 && tcp.flags.fin && begin == 0)) {
+  if (!acceptable &&
+      !(!fin_received_ && packet.sequence_length() == 1 && tcp.flags.fin && begin == 0)) {
     acknowledge(now);
     return true;
   }

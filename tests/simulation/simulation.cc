@@ -78,7 +78,7 @@ class Run : public session::SegmentSink {
   Personality make_personality();
   void plan_production();
   void plan_faults();
-  void play(const CapturedPacket& packet, Shadow::Application& application, size_t index);
+  void play(const CapturedPacket& captured, Shadow::Application& application, size_t index);
   void carry(const Network& network, const std::string& packet,
              const std::function<void(std::span<const uint8_t>)>& arrive);
   void run_engine();
@@ -141,7 +141,16 @@ Run::Run(uint64_t seed, bool with_trace)
 
   for (Network* network : {&to_shadow_, &to_engine_}) {
     network->delay = Duration(static_cast<int64_t>(random_.scale(15)));
-    if (faultless_ || random_.chance(0.3)) continue;
+    if (faultless_) {
+      // A little loss is no fault: everything has to arrive nonetheless.
+      if (random_.chance(0.5)) continue;
+      clean_path_ = false;
+      options_.response_timeout = minutes(2);
+      network->loss = network->duplicates = network->corruption = 0.01;
+      if (random_.chance(0.5)) network->jitter = Duration(static_cast<int64_t>(random_.scale(14)));
+      continue;
+    }
+    if (random_.chance(0.3)) continue;
     clean_path_ = false;
     network->loss = random_.chance(0.5) ? 0.01 : 0.001 * static_cast<double>(random_.below(250));
     network->duplicates = random_.chance(0.5) ? 0.02 : 0;

@@ -1,5 +1,6 @@
 #include "tests/scripts/runner/script.h"
 
+#include <cmath>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -75,7 +76,7 @@ class Reader {
     } catch (const std::exception&) {
       fail("'" + word + "' is no time");
     }
-    const session::Duration duration(static_cast<int64_t>(seconds * 1e6 + 0.5));
+    const session::Duration duration(std::llround(seconds * 1e6));
     const session::Time at = relative ? last_ + duration : session::Time{} + duration;
     if (at < last_) fail("time goes back");
     return last_ = at;

@@ -8,6 +8,8 @@ namespace trafficmirror::scripts {
 namespace {
 
 constexpr uint16_t production_port = 80;
+constexpr const char* client_address = "192.0.2.7";
+constexpr uint16_t first_client_port = 40001;
 constexpr session::Duration tolerance = std::chrono::milliseconds(1);
 
 // The client's byte at a sequence number.
@@ -57,8 +59,11 @@ std::string Stage::setting(const std::string& name, const std::string& otherwise
 
 session::Lease Stage::lease() const {
   const char* source = target_.address.family() == net::Family::ipv6 ? "fd09::1" : "10.9.0.1";
-  return {{{*net::IpAddress::parse(source), net::Port{10000},
-            net::Port{static_cast<uint16_t>(10000 + ports_ - 1)}}},
+  const bool own = setting("own-address", "no") == "yes";
+  if (own) source = client_address;
+  const uint16_t first = own ? first_client_port : 10000;
+  return {{{*net::IpAddress::parse(source), net::Port{first},
+            net::Port{static_cast<uint16_t>(first + ports_ - 1)}}},
           {{net::Port{production_port}, target_, mtu_}}};
 }
 
@@ -142,9 +147,10 @@ void Stage::perform_event(const Line& line) {
     engine_.set_uplink_full(false);
   } else if (what == "drain") {
     engine_.drain(now_);
-  } else if (what == "idle-flow") {
-    engine_.on_idle_flow(now_,
-                         {endpoint("192.0.2.7", 40001), endpoint("10.1.0.1", production_port)});
+  } else if (what == "idle-flow" || what == "likely-idle-flow") {
+    engine_.on_idle_flow(
+        now_, {endpoint(client_address, first_client_port), endpoint("10.1.0.1", production_port)},
+        what == "idle-flow" ? session::Boundary::certain : session::Boundary::likely);
   } else if (what != "nothing") {
     throw std::runtime_error("line " + std::to_string(line.number) + ": '" + what +
                              "' is no event");
@@ -153,8 +159,8 @@ void Stage::perform_event(const Line& line) {
 
 void Stage::perform_packet(const Line& line) {
   const unsigned index = std::max(line.index, 1U);
-  const auto client_port = static_cast<uint16_t>(40000 + index);
-  const net::Endpoint client = endpoint("192.0.2.7", client_port);
+  const auto client_port = static_cast<uint16_t>(first_client_port + index - 1);
+  const net::Endpoint client = endpoint(client_address, client_port);
   const net::Endpoint server = endpoint("10.1.0.1", production_port);
   Stream* own = nullptr;
   Stream* other = nullptr;
