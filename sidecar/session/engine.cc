@@ -26,6 +26,14 @@ bool begins_request(std::span<const uint8_t> bytes) {
                      [&](std::string_view method) { return text.starts_with(method); });
 }
 
+// The packet without the bytes from `end` on: production's server takes none behind a FIN.
+net::Packet cut_at(net::Packet packet, net::SequenceNumber end) {
+  const auto most = static_cast<uint32_t>(std::max(end - packet.tcp.sequence, 0));
+  packet.payload_length = std::min(packet.payload_length, most);
+  packet.payload = packet.payload.first(std::min<size_t>(packet.payload.size(), most));
+  return packet;
+}
+
 // What an entry of a node-based map costs beside its value: pointers, the cached hash and the
 // allocator's header.
 constexpr size_t node_overhead = 48;
@@ -139,11 +147,12 @@ void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
     flow.client_fin = tcp.sequence + packet.payload_length;
     flow.client_fin_acknowledgment = tcp.acknowledgment;
   }
-  if (packet.payload_length > 0) {
+  const net::Packet before_fin = flow.client_fin ? cut_at(packet, *flow.client_fin) : packet;
+  if (before_fin.payload_length > 0) {
     if (flow.session)
-      take_client_bytes(now, flow, packet);
+      take_client_bytes(now, flow, before_fin);
     else
-      watch_client_bytes(now, flow, packet);
+      watch_client_bytes(now, flow, before_fin);
   }
   if (!flow.client_fin || flow.client_finished) return;
   if (flow.session && flow.client->next() != *flow.client_fin)
@@ -186,7 +195,7 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   // seen the answer.
   const bool all_received = !flow.server_received || *flow.server_received == tcp.sequence;
   const bool boundary = in_order && all_received && (first || flow.new_answer(tcp.acknowledgment));
-  if (boundary && !packet.cut() && now >= flow.retry_at) {
+  if (boundary && !packet.cut() && !flow.client_finished && now >= flow.retry_at) {
     if (mirror(now, flow, nullptr)) {
       flow.boundary = Boundary::unknown;
       if (!flow.client) flow.taken_up_blindly_at = tcp.sequence;
