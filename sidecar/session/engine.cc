@@ -83,12 +83,26 @@ void Engine::drain(Time now) {
 // ---- production
 // ------------------------------------------------------------------------------------------------
 
+// A client's port may be one of production's too: then the handshake says who the client is, and of
+// a connection whose handshake was not seen nobody can.
+std::optional<bool> Engine::is_from_client(const net::Packet& packet) const {
+  const auto is_production = [&](net::Port port) {
+    return std::find(options_.ports.begin(), options_.ports.end(), port) != options_.ports.end();
+  };
+  if (!is_production(packet.destination.port)) return false;
+  if (!is_production(packet.source.port)) return true;
+  if (packet.tcp.flags.syn) return !packet.tcp.flags.ack;
+  if (flows_.contains({packet.source, packet.destination})) return true;
+  if (flows_.contains({packet.destination, packet.source})) return false;
+  return std::nullopt;
+}
+
 void Engine::on_production(Time now, const net::Packet& packet) {
-  const bool from_client = std::find(options_.ports.begin(), options_.ports.end(),
-                                     packet.destination.port) != options_.ports.end();
-  const net::FlowKey key = from_client ? net::FlowKey{packet.source, packet.destination}
-                                       : net::FlowKey{packet.destination, packet.source};
-  if (from_client && packet.tcp.flags.syn) {
+  const auto from_client = is_from_client(packet);
+  if (!from_client) return;
+  const net::FlowKey key = *from_client ? net::FlowKey{packet.source, packet.destination}
+                                        : net::FlowKey{packet.destination, packet.source};
+  if (*from_client && packet.tcp.flags.syn) {
     if (!packet.tcp.flags.ack) on_syn(now, key, packet);
     return;
   }
@@ -101,7 +115,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   }
   Flow& flow = found->second;
   flow.last_seen = now;
-  if (from_client)
+  if (*from_client)
     on_client(now, flow, packet);
   else
     on_server(now, flow, packet);
