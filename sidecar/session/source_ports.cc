@@ -4,14 +4,16 @@ namespace trafficmirror::session {
 
 void SourcePorts::lease(const std::vector<Lease::Source>& sources) {
   for (const Lease::Source& source : sources) {
-    for (uint32_t port = source.first.number; port <= source.last.number; ++port) {
+    const size_t before = total_;
+    for (uint32_t port = source.first.number; port <= source.last.number && total_ < max_ports;
+         ++port) {
       const net::Endpoint endpoint{source.address, net::Port{static_cast<uint16_t>(port)}};
       if (contains(endpoint)) continue;
       give_back({endpoint, net::SequenceNumber(static_cast<uint32_t>(random_()))});
       ++total_;
     }
+    if (total_ > before) sources_.push_back(source);
   }
-  sources_ = sources;
 }
 
 void SourcePorts::clear() {

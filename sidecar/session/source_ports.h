@@ -23,7 +23,11 @@ class SourcePorts {
  public:
   explicit SourcePorts(uint64_t seed) : random_(seed) {}
 
-  // Adds the ports that are not known yet; a lease only ever grows.
+  // As many as are ever known at once: what an intercept may lease is bounded, whatever it says.
+  static constexpr size_t max_ports = 1 << 18;
+
+  // Adds the ports that are not known yet, each once. A lease only ever grows: of an intercept that
+  // takes ports back they stay, and it refuses their packets.
   void lease(const std::vector<Lease::Source>& sources);
   void clear();
 
@@ -39,7 +43,7 @@ class SourcePorts {
     return family == net::Family::ipv4 ? ipv4_ : ipv6_;
   }
 
-  std::vector<Lease::Source> sources_;
+  std::vector<Lease::Source> sources_;  // all since clear()
   size_t total_ = 0;
   std::deque<SourcePort> ipv4_;
   std::deque<SourcePort> ipv6_;

@@ -7,6 +7,10 @@
 namespace trafficmirror::uplink {
 namespace {
 
+// An intercept leases one address of each family, in at most 256 blocks of ports.
+constexpr int max_sources = 1024;
+constexpr int max_targets = 1024;
+
 net::Port to_port(uint32_t number) {
   return net::Port{static_cast<uint16_t>(number)};
 }
@@ -18,6 +22,8 @@ std::optional<net::IpAddress> to_address(const std::string& bytes) {
 }  // namespace
 
 std::optional<session::Lease> to_lease(const v1::Lease& message) {
+  if (message.sources_size() > max_sources || message.targets_size() > max_targets)
+    return std::nullopt;
   session::Lease lease;
   for (const v1::SourceRange& range : message.sources()) {
     const auto address = to_address(range.address());
