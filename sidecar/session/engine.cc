@@ -91,7 +91,7 @@ std::optional<bool> Engine::is_from_client(const net::Packet& packet) const {
   };
   if (!is_production(packet.destination.port)) return false;
   if (!is_production(packet.source.port)) return true;
-  if (packet.tcp.flags.syn) return !packet.tcp.flags.ack;
+  if (packet.tcp.flags.syn && !packet.tcp.flags.ack) return true;
   if (flows_.contains({packet.source, packet.destination})) return true;
   if (flows_.contains({packet.destination, packet.source})) return false;
   return std::nullopt;
