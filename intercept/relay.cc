@@ -192,7 +192,8 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
   {
     const std::lock_guard lock(mutex_);
     for (const std::span<const uint8_t> bytes : packets) {
-      const auto parsed = net::parse_packet(bytes, bytes.size());
+      // Nobody down the stream could tell the length of one that doesn't say it.
+      const auto parsed = net::parse_packet(bytes, 0);
       const auto* packet = std::get_if<net::Packet>(&parsed);
       if (packet == nullptr) {
         ++foreign;

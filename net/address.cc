@@ -31,6 +31,7 @@ std::optional<IpAddress> IpAddress::from_bytes(std::span<const uint8_t> bytes) {
 }
 
 std::optional<IpAddress> IpAddress::parse(std::string_view text) {
+  if (text.find('\0') != std::string_view::npos) return std::nullopt;  // inet_pton would stop there
   const std::string copy(text);
   std::array<uint8_t, 16> bytes{};
   if (inet_pton(AF_INET, copy.c_str(), bytes.data()) == 1)
@@ -56,6 +57,8 @@ std::optional<HostPort> HostPort::parse(std::string_view text) {
     host = host.substr(1, host.size() - 2);
   else if (host.find(':') != std::string_view::npos)
     return std::nullopt;
+  constexpr std::string_view never_in_a_host("[]\0", 3);
+  if (host.find_first_of(never_in_a_host) != std::string_view::npos) return std::nullopt;
   uint16_t number = 0;
   const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
   if (error != std::errc() || end != port.data() + port.size() || number == 0 || host.empty())

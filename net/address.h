@@ -24,8 +24,8 @@ struct Port {
   auto operator<=>(const Port&) const = default;
 };
 
-// An IPv4 address is kept as its IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which never
-// occurs on the wire, so sixteen bytes hold either family.
+// An IPv4 address is kept as its IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which no
+// honest packet carries, so sixteen bytes hold either family.
 class IpAddress {
  public:
   IpAddress() = default;  // the IPv6 unspecified address

@@ -59,8 +59,13 @@ std::variant<IpHeader, ParseError> parse_ipv6(std::span<const uint8_t> bytes, si
   }
   if (next == IPPROTO_FRAGMENT) return ParseError::fragment;
   if (next != IPPROTO_TCP) return ParseError::not_tcp;
-  return IpHeader{IpAddress::from_ipv6(bytes.subspan<8, 16>()),
-                  IpAddress::from_ipv6(bytes.subspan<24, 16>()), offset,
+  const IpAddress source = IpAddress::from_ipv6(bytes.subspan<8, 16>());
+  const IpAddress destination = IpAddress::from_ipv6(bytes.subspan<24, 16>());
+  // An IPv4-mapped address has no place on the wire (RFC 4291 section 2.5.5.2), and would be taken
+  // for the IPv4 address.
+  if (source.family() != Family::ipv6 || destination.family() != Family::ipv6)
+    return ParseError::malformed;
+  return IpHeader{source, destination, offset,
                   payload_length == 0 ? wire_length : ipv6_header_length + payload_length};
 }
 

@@ -21,18 +21,21 @@ struct Unit {
   uint64_t factor;
 };
 
-// A number and the unit right behind it; nothing where it is 0 or does not fit.
-std::optional<uint64_t> parse_with_unit(std::string_view text, std::span<const Unit> units) {
+// A number and the unit right behind it; nothing where it is 0 or more than `most`.
+std::optional<uint64_t> parse_with_unit(std::string_view text, std::span<const Unit> units,
+                                        uint64_t most) {
   uint64_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc() || number == 0) return std::nullopt;
   const std::string_view name = text.substr(static_cast<size_t>(end - text.data()));
   const auto unit =
       std::find_if(units.begin(), units.end(), [&](const Unit& u) { return u.name == name; });
-  constexpr uint64_t most = std::numeric_limits<int64_t>::max();
   if (unit == units.end() || number > most / unit->factor) return std::nullopt;
   return number * unit->factor;
 }
+
+// Ten years: far from where times counted in microseconds overflow.
+constexpr uint64_t longest = 10ULL * 365 * 24 * 3'600'000;
 
 constexpr auto duration_units =
     std::to_array<Unit>({{"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}});
@@ -106,11 +109,11 @@ std::string describe(const CLI::ParseError& error) {
 
 std::string describe_unknown(const std::vector<std::string>& arguments) {
   const auto flag = std::find_if(arguments.begin(), arguments.end(),
-                                 [](const std::string& text) { return text.front() == '-'; });
+                                 [](const std::string& text) { return text.starts_with('-'); });
   if (flag != arguments.end())
     return flag->substr(0, flag->find('=')) + " is not known; see --help";
-  return (arguments.empty() ? "an argument" : arguments.front()) +
-         " belongs to no flag; see --help";
+  const bool nothing_to_name = arguments.empty() || arguments.front().empty();
+  return (nothing_to_name ? "an argument" : arguments.front()) + " belongs to no flag; see --help";
 }
 
 CLI::Option* finish(CLI::Option* option, const std::string& form, const std::string& default_text) {
@@ -130,13 +133,13 @@ void take(const std::string& name, const Accept& accept, const std::string& text
 }  // namespace
 
 std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
-  const auto value = parse_with_unit(text, duration_units);
+  const auto value = parse_with_unit(text, duration_units, longest);
   if (!value) return std::nullopt;
   return std::chrono::milliseconds(*value);
 }
 
 std::optional<uint64_t> parse_size(std::string_view text) {
-  return parse_with_unit(text, size_units);
+  return parse_with_unit(text, size_units, std::numeric_limits<int64_t>::max());
 }
 
 std::string to_text(const net::HostPort& value) {

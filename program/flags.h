@@ -43,7 +43,7 @@ struct CommonOptions {
 // program's.
 void add_common_flags(CLI::App& app, CommonOptions& options);
 
-// A length of time, longer than nothing: 500ms, 60s, 5m, 2h.
+// A length of time, longer than nothing and up to ten years: 500ms, 60s, 5m, 2h.
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
                           const std::string& help);
 

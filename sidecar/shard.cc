@@ -8,6 +8,7 @@
 #include "program/metrics.h"
 #include "program/start_error.h"
 #include "sidecar/capture/open_flows.h"
+#include "sidecar/uplink/messages.h"
 
 namespace trafficmirror::sidecar {
 namespace {
@@ -33,10 +34,6 @@ void wait_until(uplink::Uplink::Clock::time_point time, std::span<pollfd> descri
   const auto left = std::max(time, now) - now;
   const timespec timeout{.tv_sec = left / seconds(1), .tv_nsec = (left % seconds(1)).count()};
   ::ppoll(descriptors.data(), descriptors.size(), &timeout, nullptr);
-}
-
-std::span<const uint8_t> as_bytes(std::string_view text) {
-  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
 }  // namespace
@@ -180,17 +177,10 @@ void Shard::take_uplink_events() {
 }
 
 void Shard::take_headers(std::string_view headers) {
-  while (!headers.empty()) {
-    // Only headers are there, so where one ends is where the next begins.
-    const auto parsed = net::parse_packet(as_bytes(headers), 0);
-    const auto* packet = std::get_if<net::Packet>(&parsed);
-    if (!packet) {  // the intercept sends none such; the rest of the batch can't be told apart
-      ++current_.unusable[static_cast<size_t>(Unusable::malformed)];
-      return;
-    }
-    engine_.on_shadow(now_, *packet);
-    headers.remove_prefix(packet->header_length);
-  }
+  const bool whole = uplink::for_each_header(
+      headers, [&](const net::Packet& packet) { engine_.on_shadow(now_, packet); });
+  if (!whole)  // the intercept sends none such
+    ++current_.unusable[static_cast<size_t>(Unusable::malformed)];
 }
 
 // ---- what others see

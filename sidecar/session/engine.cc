@@ -26,6 +26,14 @@ bool begins_request(std::span<const uint8_t> bytes) {
                      [&](std::string_view method) { return text.starts_with(method); });
 }
 
+// The packet without the bytes from `end` on: production's server takes none behind a FIN.
+net::Packet cut_at(net::Packet packet, net::SequenceNumber end) {
+  const auto most = static_cast<uint32_t>(std::max(end - packet.tcp.sequence, 0));
+  packet.payload_length = std::min(packet.payload_length, most);
+  packet.payload = packet.payload.first(std::min<size_t>(packet.payload.size(), most));
+  return packet;
+}
+
 // A batch of captured packets touches fewer; what a rare one took is given back.
 constexpr size_t most_touched = 4096;
 
@@ -83,12 +91,26 @@ void Engine::drain(Time now) {
 // ---- production
 // ------------------------------------------------------------------------------------------------
 
+// A client's port may be one of production's too: then the handshake says who the client is, and of
+// a connection whose handshake was not seen nobody can.
+std::optional<bool> Engine::is_from_client(const net::Packet& packet) const {
+  const auto is_production = [&](net::Port port) {
+    return std::find(options_.ports.begin(), options_.ports.end(), port) != options_.ports.end();
+  };
+  if (!is_production(packet.destination.port)) return false;
+  if (!is_production(packet.source.port)) return true;
+  if (packet.tcp.flags.syn && !packet.tcp.flags.ack) return true;
+  if (flows_.contains({packet.source, packet.destination})) return true;
+  if (flows_.contains({packet.destination, packet.source})) return false;
+  return std::nullopt;
+}
+
 void Engine::on_production(Time now, const net::Packet& packet) {
-  const bool from_client = std::find(options_.ports.begin(), options_.ports.end(),
-                                     packet.destination.port) != options_.ports.end();
-  const net::FlowKey key = from_client ? net::FlowKey{packet.source, packet.destination}
-                                       : net::FlowKey{packet.destination, packet.source};
-  if (from_client && packet.tcp.flags.syn) {
+  const auto from_client = is_from_client(packet);
+  if (!from_client) return;
+  const net::FlowKey key = *from_client ? net::FlowKey{packet.source, packet.destination}
+                                        : net::FlowKey{packet.destination, packet.source};
+  if (*from_client && packet.tcp.flags.syn) {
     if (!packet.tcp.flags.ack) on_syn(now, key, packet);
     return;
   }
@@ -101,7 +123,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   }
   Flow& flow = found->second;
   flow.last_seen = now;
-  if (from_client)
+  if (*from_client)
     on_client(now, flow, packet);
   else
     on_server(now, flow, packet);
@@ -147,11 +169,12 @@ void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
     flow.client_fin = tcp.sequence + packet.payload_length;
     flow.client_fin_acknowledgment = tcp.acknowledgment;
   }
-  if (packet.payload_length > 0) {
+  const net::Packet before_fin = flow.client_fin ? cut_at(packet, *flow.client_fin) : packet;
+  if (before_fin.payload_length > 0) {
     if (flow.session)
-      take_client_bytes(now, flow, packet);
+      take_client_bytes(now, flow, before_fin);
     else
-      watch_client_bytes(now, flow, packet);
+      watch_client_bytes(now, flow, before_fin);
   }
   if (!flow.client_fin || flow.client_finished) return;
   if (flow.session && flow.client->next() != *flow.client_fin)
@@ -194,7 +217,7 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   // seen the answer.
   const bool all_received = !flow.server_received || *flow.server_received == tcp.sequence;
   const bool boundary = in_order && all_received && (first || flow.new_answer(tcp.acknowledgment));
-  if (boundary && !packet.cut() && now >= flow.retry_at) {
+  if (boundary && !packet.cut() && !flow.client_finished && now >= flow.retry_at) {
     if (mirror(now, flow, nullptr)) {
       flow.boundary = Boundary::unknown;
       if (!flow.client) flow.taken_up_blindly_at = tcp.sequence;

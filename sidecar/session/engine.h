@@ -18,6 +18,7 @@
 #pragma once
 
 #include <list>
+#include <optional>
 #include <unordered_map>
 #include <variant>
 #include <vector>
@@ -87,6 +88,7 @@ class Engine {
   const Counters& counters();
 
  private:
+  std::optional<bool> is_from_client(const net::Packet& packet) const;
   void on_client(Time now, Flow& flow, const net::Packet& packet);
   void on_server(Time now, Flow& flow, const net::Packet& packet);
   void on_syn(Time now, const net::FlowKey& key, const net::Packet& packet);

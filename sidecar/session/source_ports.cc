@@ -8,10 +8,11 @@ namespace trafficmirror::session {
 void SourcePorts::lease(const std::vector<Lease::Source>& sources) {
   size_t leased = 0;
   for (const Lease::Source& source : sources)
-    leased += source.last.number - source.first.number + 1U;
-  slots_.reserve(leased);
+    if (source.first <= source.last) leased += source.last.number - source.first.number + 1U;
+  slots_.reserve(std::min(leased, max_ports));
   for (const Lease::Source& source : sources) {
-    for (uint32_t port = source.first.number; port <= source.last.number; ++port) {
+    for (uint32_t port = source.first.number;
+         port <= source.last.number && slots_.size() < max_ports; ++port) {
       const net::Endpoint endpoint{source.address, net::Port{static_cast<uint16_t>(port)}};
       if (contains(endpoint)) continue;
       const auto number = static_cast<uint32_t>(slots_.size());

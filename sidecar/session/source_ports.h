@@ -24,7 +24,11 @@ class SourcePorts {
 
   explicit SourcePorts(uint64_t seed) : random_(seed) {}
 
-  // Adds the ports that are not known yet; a lease only ever grows.
+  // As many as are ever known at once: what an intercept may lease is bounded, whatever it says.
+  static constexpr size_t max_ports = 1 << 18;
+
+  // Adds the ports that are not known yet, each once. A lease only ever grows: of an intercept that
+  // takes ports back they stay, and it refuses their packets.
   void lease(const std::vector<Lease::Source>& sources);
   void clear();
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "program/start_error.h"
+#include "sidecar/uplink/messages.h"
 #include "trafficmirror/v1/mirror.grpc.pb.h"
 
 namespace trafficmirror::uplink {
@@ -27,37 +28,6 @@ constexpr milliseconds lease_timeout(5000);
 // Headers that wait to be taken; beyond it the stream is not read, and the intercept drops what it
 // can't pass on.
 constexpr size_t max_inbox_bytes = 4 << 20;
-
-net::Port to_port(uint32_t number) {
-  return net::Port{static_cast<uint16_t>(number)};
-}
-
-std::optional<net::IpAddress> to_address(const std::string& bytes) {
-  return net::IpAddress::from_bytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
-}
-
-// Nothing where the lease makes no sense: an address of no family, ports that are none.
-std::optional<session::Lease> to_lease(const v1::Lease& message) {
-  session::Lease lease;
-  for (const v1::SourceRange& range : message.sources()) {
-    const auto address = to_address(range.address());
-    if (!address || range.first_port() == 0 || range.first_port() > range.last_port() ||
-        range.last_port() > 65535)
-      return std::nullopt;
-    lease.sources.push_back({*address, to_port(range.first_port()), to_port(range.last_port())});
-  }
-  for (const v1::Target& target : message.targets()) {
-    const auto address = to_address(target.address());
-    if (!address || target.port() == 0 || target.port() > 65535 || target.production_port() > 65535)
-      return std::nullopt;
-    // RFC 791: a path carries at least 68 bytes; 576 is what every host has to take.
-    const uint32_t mtu = std::clamp<uint32_t>(target.path_mtu(), 576, 65535);
-    lease.targets.push_back({to_port(target.production_port()),
-                             {*address, to_port(target.port())},
-                             static_cast<uint16_t>(mtu)});
-  }
-  return lease;
-}
 
 std::shared_ptr<grpc::Channel> make_channel(const net::HostPort& intercept) {
   grpc::ChannelArguments arguments;

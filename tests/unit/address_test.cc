@@ -23,6 +23,18 @@ TEST(Endpoint, RefusesWhatIsNone) {
     EXPECT_FALSE(Endpoint::parse(text)) << text;
 }
 
+TEST(Endpoint, RefusesBytesBehindANul) {
+  using namespace std::string_view_literals;
+  EXPECT_FALSE(Endpoint::parse("10.0.0.1\0x:80"sv));
+  EXPECT_FALSE(HostPort::parse("10.0.0.1\0x:80"sv));
+  EXPECT_FALSE(IpAddress::parse("10.0.0.1\0"sv));
+}
+
+TEST(HostPort, RefusesBracketsWithinAHost) {
+  for (const char* text : {"[[::1]]:80", "a]:80", "[a:80", "a[b]:80"})
+    EXPECT_FALSE(HostPort::parse(text)) << text;
+}
+
 TEST(HostPort, KeepsNames) {
   const auto name = HostPort::parse("shadow.default.svc:8080");
   ASSERT_TRUE(name);

@@ -143,6 +143,7 @@ TEST(Flags, AMistakeIsOneLineThatSaysWhatToDo) {
       {with_required({"--frobnicate=3"}), "--frobnicate is not known; see --help"},
       {with_required({"-x"}), "-x is not known; see --help"},
       {with_required({"8080"}), "8080 belongs to no flag; see --help"},
+      {with_required({""}), "an argument belongs to no flag; see --help"},
       {with_required({"--port", "80", "81"}), "81 belongs to no flag; see --help"},
       {with_required({"--port"}), "--port needs a value; see --help"},
       {with_required({"--port", "--dry"}), "--port needs a value; see --help"},
@@ -229,8 +230,10 @@ TEST(Duration, IsANumberWithAUnit) {
   EXPECT_EQ(parse_duration("60s"), milliseconds(60'000));
   EXPECT_EQ(parse_duration("5m"), milliseconds(300'000));
   EXPECT_EQ(parse_duration("2h"), milliseconds(7'200'000));
-  for (const char* text : {"", "60", "s", "0s", "-1s", "1.5s", "1 s", "1d", "1s ", "1m30s",
-                           "9223372036854775807h", "99999999999999999999s"})
+  EXPECT_EQ(parse_duration("87600h"), std::chrono::hours(87600)) << "ten years";
+  for (const char* text :
+       {"", "60", "s", "0s", "-1s", "1.5s", "1 s", "1d", "1s ", "1m30s", "87601h",
+        "9223372036854775807ms", "9223372036854775807h", "99999999999999999999s"})
     EXPECT_FALSE(parse_duration(text)) << text;
 }
 

@@ -217,6 +217,18 @@ TEST_F(RelayTest, HeadersGoToTheirStreamWithoutPayload) {
   EXPECT_EQ(counters.tap_foreign, 1u);
 }
 
+TEST_F(RelayTest, HeadersThatDoNotSayTheirLengthGoNowhere) {
+  prove();
+  const StreamId stream = open();
+  relay.packets(stream, packet(from(10001), shadow, {1, 0, syn, ""}));
+  std::string without_length = packet(shadow, from(10001), {5, 2, syn_ack, ""});
+  without_length[2] = without_length[3] = 0;
+  arrive({without_length, packet(shadow, from(10001), {5, 2, syn_ack, ""})});
+  ASSERT_EQ(downlink->batches.size(), 1u);
+  EXPECT_EQ(tests::split(downlink->batches[0], false).size(), 1u);
+  EXPECT_EQ(counters.tap_foreign, 1u);
+}
+
 TEST_F(RelayTest, UnknownSessionsAreReset) {
   prove();
   arrive({packet(shadow, from(15000), {5, 77, ack, "data"}),

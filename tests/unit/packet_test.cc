@@ -150,6 +150,18 @@ TEST(Packet, RefusesWhatItCannotRead) {
     EXPECT_TRUE(error(good.substr(0, size)) == ParseError::malformed || size >= good.size() - 1);
 }
 
+TEST(Packet, AnIpv6PacketWithAMappedAddressIsMalformed) {
+  const std::string good = packet_with(TcpHeader(), "x", v6_client, v6_server);
+  const std::string mapped = std::string(10, '\0') + "\xff\xff\x0a" + std::string(2, '\0') + "\x02";
+  for (const size_t at : {8, 24}) {
+    std::string packet = good;
+    packet.replace(at, 16, mapped);
+    const auto result = parse_packet(bytes(packet), packet.size());
+    ASSERT_TRUE(std::holds_alternative<ParseError>(result)) << "it would be taken for 10.0.0.2";
+    EXPECT_EQ(std::get<ParseError>(result), ParseError::malformed);
+  }
+}
+
 TEST(Sequence, OrderIsThatOfACircle) {
   const SequenceNumber before_wrap(0xfffffffe);
   EXPECT_LT(before_wrap, before_wrap + 3);

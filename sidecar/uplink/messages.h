@@ -1,0 +1,38 @@
+// What comes down the stream, read with the caution due to bytes of another host. No gRPC and no
+// I/O.
+#pragma once
+
+#include <optional>
+#include <string_view>
+#include <variant>
+
+#include "net/packet.h"
+#include "sidecar/session/lease.h"
+
+namespace trafficmirror::v1 {
+class Lease;
+}
+
+namespace trafficmirror::uplink {
+
+// Nothing where the lease makes no sense: an address of no family, ports that are none, or more of
+// either than an intercept can have.
+std::optional<session::Lease> to_lease(const v1::Lease& message);
+
+// Calls `take(const net::Packet&)` for each header of a batch. False where one can't be read; the
+// rest of the batch can't be told apart then.
+template <typename Take>
+bool for_each_header(std::string_view headers, Take&& take) {
+  while (!headers.empty()) {
+    const auto parsed = net::parse_packet(
+        {reinterpret_cast<const uint8_t*>(headers.data()), headers.size()}, 0);
+    const auto* packet = std::get_if<net::Packet>(&parsed);
+    if (!packet) return false;
+    take(*packet);
+    // Only headers are there, so where one ends is where the next begins.
+    headers.remove_prefix(packet->header_length);
+  }
+  return true;
+}
+
+}  // namespace trafficmirror::uplink

@@ -1,0 +1,111 @@
+#include "sidecar/uplink/messages.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/tcp_packets.h"
+#include "trafficmirror/v1/mirror.pb.h"
+
+namespace trafficmirror::uplink {
+namespace {
+
+const std::string ipv4 = "\x0a\x09\x08\x07";
+const std::string ipv6 = "\xfd" + std::string(14, '\0') + "\x01";
+
+v1::SourceRange& add_source(v1::Lease& lease, const std::string& address, uint32_t first,
+                            uint32_t last) {
+  v1::SourceRange& source = *lease.add_sources();
+  source.set_address(address);
+  source.set_first_port(first);
+  source.set_last_port(last);
+  return source;
+}
+
+v1::Target& add_target(v1::Lease& lease, const std::string& address, uint32_t port, uint32_t mtu) {
+  v1::Target& target = *lease.add_targets();
+  target.set_production_port(80);
+  target.set_address(address);
+  target.set_port(port);
+  target.set_path_mtu(mtu);
+  return target;
+}
+
+TEST(Lease, IsReadForBothFamilies) {
+  v1::Lease message;
+  add_source(message, ipv4, 1, 65535);
+  add_source(message, ipv6, 10000, 10000);
+  add_target(message, ipv4, 8080, 1500);
+  add_target(message, ipv6, 65535, 9000);
+  const auto lease = to_lease(message);
+  ASSERT_TRUE(lease);
+  ASSERT_EQ(lease->sources.size(), 2U);
+  EXPECT_EQ(lease->sources[0].address.to_string(), "10.9.8.7");
+  EXPECT_EQ(lease->sources[0].last.number, 65535);
+  EXPECT_EQ(lease->sources[1].address.to_string(), "fd00::1");
+  ASSERT_EQ(lease->targets.size(), 2U);
+  EXPECT_EQ(lease->targets[1].endpoint.to_string(), "[fd00::1]:65535");
+  EXPECT_EQ(lease->targets[1].path_mtu, 9000);
+}
+
+TEST(Lease, KeepsTheMtuWithinWhatAPathCanHave) {
+  v1::Lease message;
+  add_target(message, ipv4, 8080, 0);
+  add_target(message, ipv4, 8081, 1 << 20);
+  const auto lease = to_lease(message);
+  ASSERT_TRUE(lease);
+  EXPECT_EQ(lease->targets[0].path_mtu, 576);
+  EXPECT_EQ(lease->targets[1].path_mtu, 65535);
+}
+
+TEST(Lease, ThatMakesNoSenseIsNone) {
+  const auto with_source = [](const std::string& address, uint32_t first, uint32_t last) {
+    v1::Lease message;
+    add_source(message, address, first, last);
+    return to_lease(message).has_value();
+  };
+  EXPECT_TRUE(with_source(ipv4, 10, 20));
+  EXPECT_FALSE(with_source("", 10, 20));
+  EXPECT_FALSE(with_source("three", 10, 20));
+  EXPECT_FALSE(with_source(ipv4, 0, 20));
+  EXPECT_FALSE(with_source(ipv4, 20, 10));
+  EXPECT_FALSE(with_source(ipv4, 10, 65536));
+  const auto with_target = [](const std::string& address, uint32_t port) {
+    v1::Lease message;
+    add_target(message, address, port, 1500);
+    return to_lease(message).has_value();
+  };
+  EXPECT_TRUE(with_target(ipv6, 80));
+  EXPECT_FALSE(with_target(ipv6 + "x", 80));
+  EXPECT_FALSE(with_target(ipv6, 0));
+  EXPECT_FALSE(with_target(ipv6, 65536));
+  v1::Lease many;
+  for (int i = 0; i < 1025; ++i) add_source(many, ipv4, 10, 20);
+  EXPECT_FALSE(to_lease(many)) << "no intercept has so many ranges";
+}
+
+TEST(Headers, StandOneBehindTheOther) {
+  const std::string first = tests::packet("10.0.0.5:80", "10.0.0.1:1000", {1, 2, {.ack = true}});
+  const std::string second = tests::packet("[fd00::5]:80", "[fd00::1]:1", {3, 4, {.ack = true}});
+  std::vector<std::string> taken;
+  const auto take = [&](const net::Packet& packet) { taken.push_back(tests::describe(packet)); };
+  EXPECT_TRUE(for_each_header("", take));
+  EXPECT_TRUE(taken.empty());
+  EXPECT_TRUE(for_each_header(first + second, take));
+  EXPECT_EQ(taken, (std::vector<std::string>{"10.0.0.5:80 > 10.0.0.1:1000 ACK seq 1 ack 2 len 0",
+                                             "[fd00::5]:80 > [fd00::1]:1 ACK seq 3 ack 4 len 0"}));
+}
+
+TEST(Headers, BehindOneThatCannotBeReadAreLost) {
+  const std::string good = tests::packet("10.0.0.5:80", "10.0.0.1:1000", {1, 2, {.ack = true}});
+  int taken = 0;
+  const auto take = [&](const net::Packet&) { ++taken; };
+  EXPECT_FALSE(for_each_header(good + "nonsense" + good, take));
+  EXPECT_EQ(taken, 1);
+  EXPECT_FALSE(for_each_header(good.substr(0, 30), take));
+  std::string without_length = good;
+  without_length[3] = 0;
+  EXPECT_FALSE(for_each_header(without_length + good, take));
+  EXPECT_EQ(taken, 1);
+}
+
+}  // namespace
+}  // namespace trafficmirror::uplink
