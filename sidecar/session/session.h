@@ -79,7 +79,8 @@ class Session {
     }
     // A deque takes blocks of 512 bytes, and at first a map of eight of them.
     size_t allocated() const {
-      return turns_ ? sizeof *turns_ + 8 * sizeof(void*) + (size() * sizeof(Turn) / 512 + 1) * 512
+      return turns_ ? sizeof(std::deque<Turn>) + 8 * sizeof(void*) +
+                          (size() * sizeof(Turn) / 512 + 1) * 512
                     : 0;
     }
 
