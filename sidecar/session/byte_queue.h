@@ -25,7 +25,7 @@ class ByteQueue {
   void rebase();
 
   // Memory held, in bytes.
-  size_t allocated() const { return allocated_; }
+  size_t allocated() const { return held_ ? held_->allocated : 0; }
 
  private:
   struct Block {
@@ -36,13 +36,17 @@ class ByteQueue {
   };
   static constexpr uint32_t min_block = 512;
 
-  // Blocks before first_ are released; they leave the vector when they are half of it, so that
-  // releasing is O(1).
-  std::vector<Block> blocks_;
-  size_t first_ = 0;
+  struct Held {
+    // Blocks before `first` are released; they leave the vector when they are half of it, so that
+    // releasing is O(1).
+    std::vector<Block> blocks;
+    size_t first = 0;
+    size_t allocated = sizeof(Held);
+  };
+
+  std::unique_ptr<Held> held_;  // null where there is nothing: an idle session holds no more
   ClientOffset begin_;
   ClientOffset end_;
-  size_t allocated_ = 0;
 };
 
 }  // namespace trafficmirror::session

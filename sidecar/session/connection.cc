@@ -1,6 +1,7 @@
 #include "sidecar/session/connection.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace trafficmirror::session {
 namespace {
@@ -26,8 +27,8 @@ uint32_t timestamp(Time now) {
 
 }  // namespace
 
-Connection::Connection(const Path& path, const Options& options, Time now)
-    : path_(path), options_(options), last_sent_at_(now), last_progress_(now) {}
+Connection::Connection(const Options& options, Time now)
+    : options_(options), last_sent_at_(now), last_progress_(now) {}
 
 // ---- what comes in
 // ---------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ void Connection::process_syn_sent(Time now, const net::Packet& packet) {
   if (timestamps_agreed_) recent_timestamp_ = options.timestamps->value;
   if (window_scale_agreed_) send_scale_ = *options.window_scale;
   // RFC 9293 section 3.7.1: the default where the option is missing.
-  const bool ipv4 = path_.target.address.family() == net::Family::ipv4;
+  const bool ipv4 = options_.family == net::Family::ipv4;
   peer_maximum_segment_size_ = options.maximum_segment_size.value_or(ipv4 ? 536 : 1220);
   update_segment_size();
   congestion_window_ = initial_window();
@@ -77,8 +78,8 @@ void Connection::process_syn_sent(Time now, const net::Packet& packet) {
   window_update_acknowledgment_ = packet.tcp.acknowledgment;
   last_acknowledged_ = next_expected();
 
-  if (timing_) timeout_.measured(now - timing_->sent_at);
-  timing_.reset();
+  if (timing_.running()) timeout_.measured(now - timing_.sent_at());
+  timing_.cancel();
   timeout_.reset_backoff();
   timer_ = Stopped{};
   state_ = State::established;
@@ -172,7 +173,7 @@ bool Connection::process_acknowledgment(Time now, const net::Packet& packet) {
         !std::holds_alternative<Probe>(timer_)) {
       duplicate_acknowledgments_ =
           static_cast<uint8_t>(std::min(duplicate_acknowledgments_ + 1, 255));
-      if (recovery_ && !sack_agreed_) congestion_window_ += segment_size_;
+      if (recovery_ && !sack_agreed_) open_congestion_window(segment_size_);
     }
     detect_loss();
   }
@@ -185,9 +186,9 @@ void Connection::acknowledge(Time now, ClientOffset offset) {
   next_ = std::max(next_, offset);
   queue_.release(std::min(offset, queue_.end()));
   sacked_.remove_before(offset);
-  if (timing_ && offset >= timing_->end) {
-    timeout_.measured(now - timing_->sent_at);
-    timing_.reset();
+  if (timing_.running() && offset >= timing_.end()) {
+    timeout_.measured(now - timing_.sent_at());
+    timing_.cancel();
   }
   timeout_.reset_backoff();
   duplicate_acknowledgments_ = 0;
@@ -198,15 +199,15 @@ void Connection::acknowledge(Time now, ClientOffset offset) {
     recovery_.reset();
   } else if (recovery_ && !sack_agreed_) {
     // RFC 6582 section 3.2: a partial acknowledgment shows the next hole.
-    congestion_window_ -= std::min(congestion_window_, bytes);
-    congestion_window_ += segment_size_;
+    congestion_window_ -= static_cast<uint32_t>(std::min<uint64_t>(congestion_window_, bytes));
+    open_congestion_window(segment_size_);
     recovery_->first = true;
   } else if (recovery_) {
     recovery_->retransmitted = std::max(recovery_->retransmitted, offset);
   } else if (congestion_window_ < slow_start_threshold_) {
-    congestion_window_ += bytes;
+    open_congestion_window(bytes);
   } else {
-    congestion_window_ += std::max<uint64_t>(1, segment_size_ * bytes / congestion_window_);
+    open_congestion_window(std::max<uint64_t>(1, segment_size_ * bytes / congestion_window_));
   }
 
   if (unacknowledged_ == highest_sent_)
@@ -233,12 +234,11 @@ void Connection::detect_loss() {
 }
 
 void Connection::enter_recovery() {
-  const uint64_t flight = highest_sent_ - unacknowledged_;
-  slow_start_threshold_ = std::max<uint64_t>(flight / 2, 2 * segment_size_);
+  slow_start_threshold_ = half_of_flight();
   congestion_window_ = slow_start_threshold_;
-  if (!sack_agreed_) congestion_window_ += uint64_t{duplicate_threshold} * segment_size_;
-  recovery_ = Recovery{highest_sent_, unacknowledged_};
-  timing_.reset();
+  if (!sack_agreed_) open_congestion_window(uint64_t{duplicate_threshold} * segment_size_);
+  recovery_ = std::make_unique<Recovery>(Recovery{highest_sent_, unacknowledged_});
+  timing_.cancel();
 }
 
 // RFC 9293 section 3.10.7.4, seventh: the bytes count as received, whatever they are.
@@ -270,8 +270,11 @@ void Connection::process_payload(Time now, const net::Packet& packet) {
     else
       acknowledgment_due_ = std::min(acknowledgment_due_, now + delayed_acknowledgment);
   }
-  if (packet.tcp.flags.fin) shadow_fin_ = before + static_cast<uint64_t>(std::max<int64_t>(end, 0));
-  if (shadow_fin_ && received_ >= *shadow_fin_) process_fin(now);
+  if (packet.tcp.flags.fin) {
+    shadow_fin_seen_ = true;
+    shadow_end_ = before + static_cast<uint64_t>(std::max<int64_t>(end, 0));
+  }
+  if (shadow_fin_seen_ && received_ >= shadow_end_) process_fin(now);
 }
 
 void Connection::process_fin(Time now) {
@@ -296,27 +299,27 @@ void Connection::end(Ending ending) {
 // ---- what goes out
 // ---------------------------------------------------------------------------------------------
 
-void Connection::dispatch(Time now, SegmentSink& sink) {
+void Connection::dispatch(Time now, const Outlet& out) {
   if (state_ == State::ended) return;
   if (abort_) {
     // Before the SYN has gone out there is nothing to reset.
     if (!(state_ == State::syn_sent && std::holds_alternative<Stopped>(timer_)))
-      send_reset(now, wire(highest_sent_), state_ != State::syn_sent, sink);
+      send_reset(now, wire(highest_sent_), state_ != State::syn_sent, out);
     end(Ending::aborted);
     return;
   }
   if (reset_due_) {
-    send_reset(now, *reset_due_, false, sink);
+    send_reset(now, *reset_due_, false, out);
     reset_due_.reset();
   }
-  on_timer(now, sink);
+  on_timer(now, out);
   if (state_ == State::ended) return;
   if (state_ == State::syn_sent) {
-    if (syn_due_) send_syn(now, sink);
+    if (syn_due_) send_syn(now, out);
     return;
   }
-  send_data(now, sink);
-  if (acknowledgment_due_ <= now) send_acknowledgment(now, sink);
+  send_data(now, out);
+  if (acknowledgment_due_ <= now) send_acknowledgment(now, out);
   if (state_ == State::time_wait) end(Ending::finished);
 }
 
@@ -327,12 +330,12 @@ Time Connection::deadline() const {
   return at;
 }
 
-void Connection::on_timer(Time now, SegmentSink& sink) {
+void Connection::on_timer(Time now, const Outlet& out) {
   const auto* retransmit = std::get_if<Retransmit>(&timer_);
   const auto* probe = std::get_if<Probe>(&timer_);
   if (!(retransmit && retransmit->at <= now) && !(probe && probe->at <= now)) return;
   if (now - last_progress_ >= options_.give_up) {  // RFC 9293 section 3.8.3, R2
-    send_reset(now, wire(highest_sent_), state_ != State::syn_sent, sink);
+    send_reset(now, wire(highest_sent_), state_ != State::syn_sent, out);
     end(Ending::stalled);
     return;
   }
@@ -341,7 +344,7 @@ void Connection::on_timer(Time now, SegmentSink& sink) {
     syn_due_ = true;
     return;
   }
-  timing_.reset();
+  timing_.cancel();
   if (probe) {
     // RFC 9293 section 3.8.6.1: at least one byte, so that the answer tells the window; and the
     // override of section 3.8.6.2.1 where a part of a segment would fit.
@@ -350,9 +353,9 @@ void Connection::on_timer(Time now, SegmentSink& sink) {
     send_range(now, unacknowledged_,
                static_cast<uint32_t>(
                    std::min({std::max<uint64_t>(room, 1), data, uint64_t{segment_size_}})),
-               sink);
+               out);
     next_ = unacknowledged_;
-    timing_.reset();
+    timing_.cancel();
     timeout_.back_off();
     timer_ = Probe{now + timeout_.value()};
     return;
@@ -360,9 +363,7 @@ void Connection::on_timer(Time now, SegmentSink& sink) {
   // RFC 6298 section 5, RFC 5681 section 3.1: everything outstanding counts as lost. What was
   // acknowledged selectively is forgotten, since the shadow may have thrown it away (RFC 2018
   // section 8).
-  const uint64_t flight = highest_sent_ - unacknowledged_;
-  if (unacknowledged_ >= recover_)
-    slow_start_threshold_ = std::max<uint64_t>(flight / 2, 2 * segment_size_);
+  if (unacknowledged_ >= recover_) slow_start_threshold_ = half_of_flight();
   congestion_window_ = segment_size_;
   recover_ = highest_sent_;
   next_ = unacknowledged_;
@@ -373,10 +374,10 @@ void Connection::on_timer(Time now, SegmentSink& sink) {
   timer_ = Stopped{};  // sending arms it anew
 }
 
-void Connection::send_data(Time now, SegmentSink& sink) {
+void Connection::send_data(Time now, const Outlet& out) {
   if (in_flight() == 0 && now - last_sent_at_ > timeout_.value())  // RFC 5681 section 4.1
     congestion_window_ = std::min(congestion_window_, initial_window());
-  while (recovery_ && retransmit_in_recovery(now, sink)) {
+  while (recovery_ && retransmit_in_recovery(now, out)) {
   }
   const ClientOffset data_end = std::min(allowed_, queue_.end());
   while (next_ < sendable_end()) {
@@ -397,10 +398,10 @@ void Connection::send_data(Time now, SegmentSink& sink) {
       // RFC 9293 section 3.8.6.2.1, silly windows: a part of a segment only where it is half of the
       // largest window.
       if (room == 0 || room < largest_send_window_ / 2) break;
-      send_range(now, next_, static_cast<uint32_t>(room), sink);
+      send_range(now, next_, static_cast<uint32_t>(room), out);
       continue;
     }
-    send_range(now, next_, static_cast<uint32_t>(length), sink);
+    send_range(now, next_, static_cast<uint32_t>(length), out);
   }
   if (next_ == unacknowledged_ && next_ < sendable_end() &&
       std::holds_alternative<Stopped>(timer_)) {
@@ -409,7 +410,7 @@ void Connection::send_data(Time now, SegmentSink& sink) {
   }
 }
 
-bool Connection::retransmit_in_recovery(Time now, SegmentSink& sink) {
+bool Connection::retransmit_in_recovery(Time now, const Outlet& out) {
   ClientOffset begin = unacknowledged_;
   ClientOffset end = highest_sent_;
   if (sack_agreed_ && !sacked_.empty()) {  // RFC 6675 section 4, NextSeg rule 1
@@ -425,7 +426,7 @@ bool Connection::retransmit_in_recovery(Time now, SegmentSink& sink) {
   const ClientOffset data_end = std::min(end, queue_.end());
   const auto length = static_cast<uint32_t>(
       std::min<uint64_t>(data_end > begin ? data_end - begin : 0, segment_size_));
-  send_range(now, begin, length, sink);
+  send_range(now, begin, length, out);
   if (recovery_->first) arm_retransmit(now);
   recovery_->first = false;
   recovery_->retransmitted = std::max(recovery_->retransmitted, begin + std::max(length, 1U));
@@ -442,7 +443,7 @@ uint64_t Connection::pipe() const {
   return (highest_sent_ - highest_sacked) + refilled;
 }
 
-void Connection::send_range(Time now, ClientOffset offset, uint32_t length, SegmentSink& sink) {
+void Connection::send_range(Time now, ClientOffset offset, uint32_t length, const Outlet& out) {
   const ClientOffset end = offset + length;
   Segment segment;
   segment.header = acknowledging_header(now);
@@ -453,14 +454,14 @@ void Connection::send_range(Time now, ClientOffset offset, uint32_t length, Segm
   segment.length = length;
   const bool fin = closing_ && allowed_ == queue_.end() && end == queue_.end();
   segment.header.flags.fin = fin;
-  sink.send(path_, segment);
+  out.send(segment);
 
   if (highest_sent_ == unacknowledged_) last_progress_ = now;  // waiting begins only now
   const ClientOffset sent_to = end + (fin ? 1 : 0);
   if (offset < highest_sent_)
     ++retransmits_;
-  else if (!timing_)
-    timing_ = Timing{sent_to, now};
+  else if (!timing_.running())
+    timing_.start(sent_to, now);
   next_ = std::max(next_, sent_to);
   highest_sent_ = std::max(highest_sent_, sent_to);
   last_sent_at_ = now;
@@ -469,7 +470,7 @@ void Connection::send_range(Time now, ClientOffset offset, uint32_t length, Segm
   if (fin && state_ == State::close_wait) state_ = State::last_ack;
 }
 
-void Connection::send_syn(Time now, SegmentSink& sink) {
+void Connection::send_syn(Time now, const Outlet& out) {
   Segment segment;
   segment.header.sequence = options_.initial_sequence;
   segment.header.flags.syn = true;
@@ -479,12 +480,12 @@ void Connection::send_syn(Time now, SegmentSink& sink) {
   if (options_.window_scale) segment.header.options.window_scale = receive_scale;
   if (options_.timestamps)
     segment.header.options.timestamps = net::TcpTimestamps{timestamp(now), 0};
-  sink.send(path_, segment);
+  out.send(segment);
   // Karn's algorithm: only a SYN sent once tells the round trip.
   const bool first = std::holds_alternative<Stopped>(timer_);
-  timing_.reset();
+  timing_.cancel();
   if (first)
-    timing_ = Timing{ClientOffset(0), now};
+    timing_.start(ClientOffset(0), now);
   else
     ++retransmits_;
   syn_due_ = false;
@@ -492,7 +493,7 @@ void Connection::send_syn(Time now, SegmentSink& sink) {
   arm_retransmit(now);
 }
 
-void Connection::send_acknowledgment(Time now, SegmentSink& sink) {
+void Connection::send_acknowledgment(Time now, const Outlet& out) {
   Segment segment;
   segment.header = acknowledging_header(now);
   segment.header.sequence = wire(next_);
@@ -507,16 +508,16 @@ void Connection::send_acknowledgment(Time now, SegmentSink& sink) {
            first + static_cast<uint32_t>(range.end.value())});
     }
   }
-  sink.send(path_, segment);
+  out.send(segment);
 }
 
 void Connection::send_reset(Time now, net::SequenceNumber sequence, bool acknowledge,
-                            SegmentSink& sink) {
+                            const Outlet& out) {
   Segment segment;
   if (acknowledge) segment.header = acknowledging_header(now);
   segment.header.flags.rst = true;
   segment.header.sequence = sequence;
-  sink.send(path_, segment);
+  out.send(segment);
 }
 
 net::TcpHeader Connection::acknowledging_header(Time now) {
@@ -535,9 +536,8 @@ net::TcpHeader Connection::acknowledging_header(Time now) {
 // ---- the rest
 // --------------------------------------------------------------------------------------------------
 
-void Connection::set_path_mtu(uint16_t mtu) {
-  path_.mtu = mtu;
-  options_.maximum_segment_size = maximum_segment_size(path_);
+void Connection::set_maximum_segment_size(uint16_t size) {
+  options_.maximum_segment_size = size;
   if (state_ != State::syn_sent) update_segment_size();
 }
 
@@ -548,8 +548,19 @@ void Connection::update_segment_size() {
   if (timestamps_agreed_) segment_size_ -= std::min(timestamps_length, segment_size_ / 2);
 }
 
-uint64_t Connection::initial_window() const {  // RFC 6928
-  return std::min<uint64_t>(10 * segment_size_, std::max<uint64_t>(2 * segment_size_, 14600));
+void Connection::open_congestion_window(uint64_t bytes) {
+  congestion_window_ = static_cast<uint32_t>(
+      std::min<uint64_t>(congestion_window_ + bytes, std::numeric_limits<uint32_t>::max()));
+}
+
+// RFC 5681 section 3.1, equation 4.
+uint32_t Connection::half_of_flight() const {
+  return static_cast<uint32_t>(
+      std::max<uint64_t>((highest_sent_ - unacknowledged_) / 2, uint64_t{2} * segment_size_));
+}
+
+uint32_t Connection::initial_window() const {  // RFC 6928
+  return std::min(10 * segment_size_, std::max(2 * segment_size_, 14600U));
 }
 
 net::SequenceNumber Connection::next_initial_sequence() const {

@@ -9,6 +9,7 @@
 // nothing. A caller may process many segments before it dispatches: their acknowledgments merge.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <variant>
@@ -27,7 +28,8 @@ class Connection {
   // What the SYN offers: the production client's options made fit for the path.
   struct Options {
     net::SequenceNumber initial_sequence;
-    uint16_t maximum_segment_size = 1460;  // fits the path; what we announce and the most we send
+    net::Family family = net::Family::ipv4;  // of the path
+    uint16_t maximum_segment_size = 1460;    // fits the path; what we announce and the most we send
     bool window_scale = true;
     bool sack = true;
     bool timestamps = true;
@@ -56,7 +58,7 @@ class Connection {
     aborted,   // by abort()
   };
 
-  Connection(const Path& path, const Options& options, Time now);
+  Connection(const Options& options, Time now);
 
   // -- what the application, which is the captured client, does
   void append(std::span<const uint8_t> bytes) { queue_.append(bytes); }
@@ -71,17 +73,16 @@ class Connection {
   void process(Time now, const net::Packet& packet);
 
   // Puts out all that is due now.
-  void dispatch(Time now, SegmentSink& sink);
+  void dispatch(Time now, const Outlet& out);
   // When dispatch() has something to do though nothing happened.
   Time deadline() const;
 
   // The path MTU has changed; segments sent from now on fit.
-  void set_path_mtu(uint16_t mtu);
+  void set_maximum_segment_size(uint16_t size);
 
   State state() const { return state_; }
   bool ended() const { return state_ == State::ended; }
   Ending ending() const { return ending_; }  // meaningful once ended
-  const Path& path() const { return path_; }
 
   // End of the client bytes given so far, and how far the shadow has acknowledged them.
   ClientOffset end() const { return queue_.end(); }
@@ -94,9 +95,10 @@ class Connection {
   bool shadow_finished() const { return shadow_fin_received_; }
   // The last time anything moved on: bytes acknowledged or received, or a state entered.
   Time last_progress() const { return last_progress_; }
+  Duration give_up() const { return options_.give_up; }
   Duration smoothed_round_trip() const { return timeout_.smoothed_round_trip(); }
 
-  uint64_t retransmits() const { return retransmits_; }
+  uint32_t retransmits() const { return retransmits_; }  // so far; wraps
   size_t allocated() const { return queue_.allocated(); }
   // For the next connection from the same port: a sequence number the shadow must take for a new
   // one (RFC 6191).
@@ -122,9 +124,21 @@ class Connection {
     ClientOffset retransmitted;  // HighRxt of RFC 6675: holes before it were filled again
     bool first = true;           // the first retransmission goes out whatever the window says
   };
-  struct Timing {  // the one segment whose round trip is being measured
-    ClientOffset end;
-    Time sent_at;
+  // The one segment whose round trip is being measured, if there is one.
+  class Timing {
+   public:
+    bool running() const { return sent_at_ != never; }
+    void start(ClientOffset end, Time now) {
+      end_ = end;
+      sent_at_ = now;
+    }
+    void cancel() { sent_at_ = never; }
+    ClientOffset end() const { return end_; }
+    Time sent_at() const { return sent_at_; }
+
+   private:
+    ClientOffset end_;
+    Time sent_at_ = never;
   };
 
   void process_syn_sent(Time now, const net::Packet& packet);
@@ -140,16 +154,16 @@ class Connection {
   void enter_recovery();
   void end(Ending ending);
 
-  void on_timer(Time now, SegmentSink& sink);
-  void send_data(Time now, SegmentSink& sink);
+  void on_timer(Time now, const Outlet& out);
+  void send_data(Time now, const Outlet& out);
   // Fills one hole, if there is one and the window allows.
-  bool retransmit_in_recovery(Time now, SegmentSink& sink);
+  bool retransmit_in_recovery(Time now, const Outlet& out);
   // Sends the bytes from `offset` on, FIN included where it is its turn; zero-length without FIN is
   // not sent.
-  void send_range(Time now, ClientOffset offset, uint32_t length, SegmentSink& sink);
-  void send_syn(Time now, SegmentSink& sink);
-  void send_acknowledgment(Time now, SegmentSink& sink);
-  void send_reset(Time now, net::SequenceNumber sequence, bool acknowledge, SegmentSink& sink);
+  void send_range(Time now, ClientOffset offset, uint32_t length, const Outlet& out);
+  void send_syn(Time now, const Outlet& out);
+  void send_acknowledgment(Time now, const Outlet& out);
+  void send_reset(Time now, net::SequenceNumber sequence, bool acknowledge, const Outlet& out);
   void arm_retransmit(Time now) { timer_ = Retransmit{now + timeout_.value()}; }
   // Whatever is sent acknowledges all that was received.
   net::TcpHeader acknowledging_header(Time now);
@@ -167,13 +181,55 @@ class Connection {
     return closing_ && allowed_ == queue_.end() ? stream_end() : allowed_;
   }
   uint64_t in_flight() const { return next_ - unacknowledged_; }
-  uint64_t initial_window() const;
+  uint32_t initial_window() const;
+  void open_congestion_window(uint64_t bytes);
+  uint32_t half_of_flight() const;
   // Bytes believed to be under way during recovery (RFC 6675 section 4, SetPipe).
   uint64_t pipe() const;
   ClientOffset window_end() const { return unacknowledged_ + send_window_; }
 
-  Path path_;
   Options options_;
+
+  // Within each part the wide members come first: there may be a hundred thousand of these.
+  //
+  // Send side. SND.UNA, SND.NXT, and the highest SND.NXT has been: after a timeout SND.NXT goes
+  // back.
+  ByteQueue queue_;
+  ClientOffset allowed_;
+  ClientOffset unacknowledged_;
+  ClientOffset next_;
+  ClientOffset highest_sent_;
+  ClientOffset recover_;  // RFC 6582: no fast retransmit before this is acknowledged
+  RangeSet<ClientOffset> sacked_;
+  std::unique_ptr<Recovery> recovery_;  // null unless a loss is being made good
+  Timing timing_;
+  Timer timer_;
+  Time last_sent_at_;
+  RetransmissionTimeout timeout_;
+  uint32_t congestion_window_ = 0;
+  uint32_t slow_start_threshold_ = UINT32_MAX;
+  uint32_t send_window_ = 0;
+  uint32_t largest_send_window_ = 0;
+  net::SequenceNumber window_update_sequence_;        // SND.WL1
+  net::SequenceNumber window_update_acknowledgment_;  // SND.WL2
+  uint32_t segment_size_ = 0;  // most payload a segment carries, options taken off
+  uint32_t peer_maximum_segment_size_ = 0;
+  uint32_t retransmits_ = 0;
+
+  // Receive side.
+  uint32_t unacknowledged_received_ = 0;
+  ShadowOffset received_;
+  RangeSet<ShadowOffset> out_of_order_;
+  ShadowOffset pushed_;      // end of the furthest segment with PSH
+  ShadowOffset shadow_end_;  // where its stream ends, if shadow_fin_seen_
+  Time last_received_at_;
+  Time last_progress_;
+  Time acknowledgment_due_ = never;
+  net::SequenceNumber shadow_initial_;
+  net::SequenceNumber last_acknowledged_;  // Last.ACK.sent
+  uint32_t recent_timestamp_ = 0;          // TS.Recent
+
+  std::optional<net::SequenceNumber> reset_due_;
   State state_ = State::syn_sent;
   Ending ending_ = Ending::finished;
   bool closing_ = false;
@@ -182,48 +238,11 @@ class Connection {
   bool sack_agreed_ = false;
   bool timestamps_agreed_ = false;
   bool window_scale_agreed_ = false;
+  bool shadow_fin_seen_ = false;      // perhaps ahead of bytes before it
+  bool shadow_fin_received_ = false;  // in order
   uint8_t send_scale_ = 0;
-  uint8_t half_open_resets_ = 0;  // SYNs sent again at once after resetting what stood in their way
-  std::optional<net::SequenceNumber> reset_due_;
-
-  // Send side. SND.UNA, SND.NXT, and the highest SND.NXT has been: after a timeout SND.NXT goes
-  // back.
-  ByteQueue queue_;
-  ClientOffset allowed_;
-  ClientOffset unacknowledged_;
-  ClientOffset next_;
-  ClientOffset highest_sent_;
-  uint32_t send_window_ = 0;
-  uint32_t largest_send_window_ = 0;
-  net::SequenceNumber window_update_sequence_;        // SND.WL1
-  net::SequenceNumber window_update_acknowledgment_;  // SND.WL2
-  uint32_t segment_size_ = 0;  // most payload a segment carries, options taken off
-  uint32_t peer_maximum_segment_size_ = 0;
-  uint64_t congestion_window_ = 0;
-  uint64_t slow_start_threshold_ = UINT64_MAX;
   uint8_t duplicate_acknowledgments_ = 0;
-  RangeSet<ClientOffset> sacked_;
-  std::optional<Recovery> recovery_;
-  ClientOffset recover_;  // RFC 6582: no fast retransmit before this is acknowledged
-  std::optional<Timing> timing_;
-  RetransmissionTimeout timeout_;
-  Timer timer_;
-  Time last_sent_at_;
-  uint64_t retransmits_ = 0;
-
-  // Receive side.
-  net::SequenceNumber shadow_initial_;
-  ShadowOffset received_;
-  RangeSet<ShadowOffset> out_of_order_;
-  ShadowOffset pushed_;                     // end of the furthest segment with PSH
-  std::optional<ShadowOffset> shadow_fin_;  // where its stream ends, once known
-  bool shadow_fin_received_ = false;
-  Time last_received_at_;
-  Time last_progress_;
-  uint32_t unacknowledged_received_ = 0;
-  Time acknowledgment_due_ = never;
-  uint32_t recent_timestamp_ = 0;          // TS.Recent
-  net::SequenceNumber last_acknowledged_;  // Last.ACK.sent
+  uint8_t half_open_resets_ = 0;  // SYNs sent again at once after resetting what stood in their way
 };
 
 }  // namespace trafficmirror::session

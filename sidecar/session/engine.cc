@@ -34,13 +34,16 @@ net::Packet cut_at(net::Packet packet, net::SequenceNumber end) {
   return packet;
 }
 
-// What an entry of a node-based map costs beside its value: pointers, the cached hash and the
-// allocator's header.
-constexpr size_t node_overhead = 48;
-constexpr size_t flow_size = sizeof(std::pair<const net::FlowKey, Flow>) + node_overhead;
-constexpr size_t session_size = sizeof(std::pair<const uint64_t, SessionEntry>) + node_overhead +
-                                sizeof(std::pair<const net::Endpoint, SessionEntry*>) +
-                                node_overhead;
+// A batch of captured packets touches fewer; what a rare one took is given back.
+constexpr size_t most_touched = 4096;
+
+// What a flow and a session cost beside their values, as bench/idle_sessions.cc measures it: the
+// links of the map's and the list's nodes, the allocator's header and rounding, the map's bucket, a
+// place among the timers, the source port.
+constexpr size_t flow_overhead = 52;
+constexpr size_t session_overhead = 48;
+constexpr size_t flow_size = sizeof(std::pair<const net::FlowKey, Flow>) + flow_overhead;
+constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 
 }  // namespace
 
@@ -51,33 +54,38 @@ Engine::Engine(Options options, SegmentSink& sink)
 // ------------------------------------------------------------------------------------------------
 
 void Engine::set_lease(Time now, const Lease& lease) {
-  lease_ = lease;
   source_ports_.lease(lease.sources);
+  const std::vector<Lease::Target> before = std::exchange(targets_, lease.targets);
   for (auto next = sessions_.begin(); next != sessions_.end();) {
-    SessionEntry& entry = (next++)->second;
-    const Path& path = entry.session.connection().path();
-    const auto target =
-        std::find_if(lease.targets.begin(), lease.targets.end(),
-                     [&](const Lease::Target& t) { return t.endpoint == path.target; });
-    if (target == lease.targets.end())
+    SessionEntry& entry = *next++;
+    const Lease::Target& its = before[entry.target];
+    const auto target = std::find_if(targets_.begin(), targets_.end(), [&](const auto& t) {
+      return t.endpoint == its.endpoint && t.production_port == its.production_port;
+    });
+    if (target == targets_.end()) {
+      // Its RST needs an address to go to until it is sent.
+      entry.target = static_cast<uint16_t>(targets_.size());
+      targets_.push_back(its);
       close(now, entry, CloseReason::target_gone);
-    else if (target->path_mtu != path.mtu)
-      entry.session.connection().set_path_mtu(target->path_mtu);
+      targets_.pop_back();
+    } else {
+      entry.target = static_cast<uint16_t>(target - targets_.begin());
+      entry.session.connection().set_maximum_segment_size(maximum_segment_size(path_of(entry)));
+    }
   }
 }
 
 void Engine::stream_lost() {
-  while (!sessions_.empty())
-    remove(Time::min(), sessions_.begin()->second, CloseReason::stream_lost);
+  while (!sessions_.empty()) remove(Time::min(), sessions_.front(), CloseReason::stream_lost);
   touched_.clear();
   source_ports_.clear();
-  lease_ = {};
+  targets_.clear();
   uplink_full_ = false;
 }
 
 void Engine::drain(Time now) {
   draining_ = true;
-  while (!sessions_.empty()) close(now, sessions_.begin()->second, CloseReason::drained);
+  while (!sessions_.empty()) close(now, sessions_.front(), CloseReason::drained);
 }
 
 // ---- production
@@ -240,6 +248,12 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
     }
     return;
   }
+  if (tcp.flags.syn && flow.server_syn.value_or(tcp.sequence) != tcp.sequence) {
+    // A new connection on the four-tuple, whose SYN was not captured.
+    end_flow(now, flow, CloseReason::flow_reused);
+    return;
+  }
+  if (tcp.flags.syn) flow.server_syn = tcp.sequence;
   const net::SequenceNumber begin = tcp.sequence + tcp.flags.syn;
   const net::SequenceNumber end = begin + packet.payload_length;
   if (!flow.server_next) flow.server_next = begin;
@@ -254,6 +268,9 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   // First seen in its middle: from here on the client's bytes are known to be whole or not.
   if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
   if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
+  if (flow.session && flow.taken_up_blindly_at && tcp.flags.ack &&
+      tcp.acknowledgment < *flow.taken_up_blindly_at)
+    close(now, *flow.session, CloseReason::capture_gap);  // it has not received what came before
   flow.taken_up_blindly_at.reset();
   if (flow.session) look_for_gap(now, flow);
   if (tcp.flags.fin) {
@@ -265,12 +282,11 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
 
 void Engine::look_for_gap(Time now, Flow& flow) {
   if (!flow.missing_bytes()) {
-    flow.gap_deadline = never;
-  } else if (flow.gap_deadline == never || flow.gap_at != flow.client->next()) {
+    flow.gap.reset();
+  } else if (!flow.gap || flow.gap->at != flow.client->next()) {
     // Each byte has its own grace: under load the capture may be behind all the time.
-    flow.gap_at = flow.client->next();
-    flow.gap_deadline = now + gap_grace;
-    flow_timers_.schedule(flow, flow.gap_deadline);
+    flow.gap = std::make_unique<Flow::Gap>(Flow::Gap{now + gap_grace, flow.client->next()});
+    flow_timers_.schedule(flow, flow.gap->deadline);
   }
 }
 
@@ -287,7 +303,9 @@ Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
     ++counters_[ShedReason::memory_limit];
     return nullptr;
   }
-  Flow& flow = flows_.try_emplace(key, key).first->second;
+  const auto added = flows_.try_emplace(key).first;
+  Flow& flow = added->second;
+  flow.key = &added->first;
   flow.last_seen = now;
   flow_timers_.schedule(flow, now + options_.idle_timeout);
   counters_.memory += flow_size;
@@ -308,7 +326,7 @@ void Engine::end_flow(Time now, Flow& flow, CloseReason reason) {
   }
   flow_timers_.remove(flow);
   counters_.memory -= flow_size;
-  flows_.erase(flows_.find(flow.key));
+  flows_.erase(flows_.find(*flow.key));
 }
 
 void Engine::end_flow_if_finished(Time now, Flow& flow) {
@@ -316,16 +334,17 @@ void Engine::end_flow_if_finished(Time now, Flow& flow) {
 }
 
 void Engine::on_flow_timer(Time now, Flow& flow) {
-  if (flow.session && flow.gap_deadline <= now) {
-    flow.gap_deadline = never;
-    if (flow.missing_bytes()) close(now, *flow.session, CloseReason::capture_gap);
+  if (flow.gap && flow.gap->deadline <= now) {
+    flow.gap.reset();
+    if (flow.session && flow.missing_bytes()) close(now, *flow.session, CloseReason::capture_gap);
   }
   if (now >= flow.last_seen + options_.idle_timeout) {
     if (flow.session) close(now, *flow.session, CloseReason::idle_timeout);
     end_flow(now, flow, CloseReason::finished);
     return;
   }
-  flow_timers_.schedule(flow, std::min(flow.last_seen + options_.idle_timeout, flow.gap_deadline));
+  flow_timers_.schedule(flow, std::min(flow.last_seen + options_.idle_timeout,
+                                       flow.gap ? flow.gap->deadline : never));
 }
 
 // ---- sessions
@@ -337,24 +356,24 @@ const Lease::Target* Engine::target_for(const net::FlowKey& key) const {
   const auto serves = [&](const Lease::Target& target) {
     return target.production_port == key.server.port;
   };
-  const auto count = std::count_if(lease_.targets.begin(), lease_.targets.end(), serves);
+  const auto count = std::count_if(targets_.begin(), targets_.end(), serves);
   if (count == 0) return nullptr;
   auto index =
       static_cast<std::ptrdiff_t>(std::hash<net::FlowKey>()(key) % static_cast<size_t>(count));
-  for (const Lease::Target& target : lease_.targets)
+  for (const Lease::Target& target : targets_)
     if (serves(target) && index-- == 0) return &target;
   return nullptr;
 }
 
 std::optional<ShedReason> Engine::reason_to_shed() const {
-  if (draining_ || lease_.targets.empty()) return ShedReason::no_stream;
+  if (draining_ || targets_.empty()) return ShedReason::no_stream;
   if (uplink_full_) return ShedReason::uplink_full;
   if (!room_for(session_size)) return ShedReason::memory_limit;
   return std::nullopt;
 }
 
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
-  const auto result = open_session(now, target_for(flow.key), syn);
+  const auto result = open_session(now, target_for(*flow.key), syn);
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     if (!flow.shed_counted) ++counters_[*reason];
     flow.shed_counted = syn != nullptr;  // its first exchange is counted with it
@@ -374,27 +393,26 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Lea
   const auto source = source_ports_.take(target->endpoint.address.family());
   if (!source) return ShedReason::no_source_port;
 
-  const Path path{source->endpoint, target->endpoint, target->path_mtu};
-  Session::Options options;
-  options.response_timeout = options_.response_timeout;
-  options.connection.initial_sequence = source->initial_sequence;
-  options.connection.maximum_segment_size = maximum_segment_size(path);
-  options.connection.give_up = options_.response_timeout;
+  const Path path{source_ports_.endpoint(*source), target->endpoint, target->path_mtu};
+  Connection::Options options;
+  options.initial_sequence = source_ports_.initial_sequence(*source);
+  options.family = target->endpoint.address.family();
+  options.maximum_segment_size = maximum_segment_size(path);
+  options.give_up = options_.response_timeout;
   if (syn) {
     // The client's own options, as far as the engine can honour them.
     const net::TcpOptions& offered = syn->tcp.options;
     if (offered.maximum_segment_size)
-      options.connection.maximum_segment_size =
-          std::min(options.connection.maximum_segment_size,
-                   std::max(*offered.maximum_segment_size, min_mss));
-    options.connection.window_scale = offered.window_scale.has_value();
-    options.connection.sack = offered.sack_permitted;
-    options.connection.timestamps = offered.timestamps.has_value();
+      options.maximum_segment_size =
+          std::min(options.maximum_segment_size, std::max(*offered.maximum_segment_size, min_mss));
+    options.window_scale = offered.window_scale.has_value();
+    options.sack = offered.sack_permitted;
+    options.timestamps = offered.timestamps.has_value();
   }
-  const uint64_t number = next_number_++;
-  SessionEntry& entry =
-      sessions_.try_emplace(number, number, *source, path, options, now).first->second;
-  by_source_[source->endpoint] = &entry;
+  SessionEntry& entry = sessions_.emplace_back(
+      *source, static_cast<uint16_t>(target - targets_.data()), options, now);
+  entry.self = std::prev(sessions_.end());
+  source_ports_.set_user(*source, entry);
   ++counters_.opened;
   entry.accounted = session_size;
   counters_.memory += session_size;
@@ -403,9 +421,8 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Lea
 }
 
 void Engine::on_shadow(Time now, const net::Packet& packet) {
-  const auto found = by_source_.find(packet.destination);
-  if (found == by_source_.end() ||
-      found->second->session.connection().path().target != packet.source) {
+  SessionEntry* entry = source_ports_.user(packet.destination);
+  if (!entry || targets_[entry->target].endpoint != packet.source) {
     if (packet.tcp.flags.rst) return;
     // RFC 9293 section 3.10.7.1: to a port that is closed.
     Segment reset;
@@ -419,8 +436,13 @@ void Engine::on_shadow(Time now, const net::Packet& packet) {
     sink().send(Path{packet.destination, packet.source}, reset);
     return;
   }
-  found->second->session.process(now, packet);
-  touch(*found->second);
+  entry->session.process(now, packet, counters_);
+  touch(*entry);
+}
+
+Path Engine::path_of(const SessionEntry& entry) const {
+  return {source_ports_.endpoint(entry.source), targets_[entry.target].endpoint,
+          targets_[entry.target].path_mtu};
 }
 
 SegmentSink& Engine::sink() {
@@ -450,12 +472,12 @@ void Engine::run(Time now) {
   for (size_t i = 0; i < touched_.size(); ++i)
     if (touched_[i]) dispatch(now, *touched_[i]);
   touched_.clear();
+  if (touched_.capacity() > most_touched) touched_.shrink_to_fit();
 }
 
 void Engine::dispatch(Time now, SessionEntry& entry) {
   entry.touched = false;
-  entry.session.dispatch(now, sink());
-  entry.session.report(counters_);
+  entry.session.dispatch(now, {path_of(entry), sink()}, counters_);
   if (const auto reason = entry.session.closed()) {
     remove(now, entry, *reason);
     return;
@@ -466,43 +488,35 @@ void Engine::dispatch(Time now, SessionEntry& entry) {
 
 void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
   entry.session.close(reason);
-  entry.session.dispatch(now, sink());
+  entry.session.dispatch(now, {path_of(entry), sink()}, counters_);
   remove(now, entry, entry.session.closed().value_or(reason));
 }
 
 void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
-  entry.session.report(counters_);
   ++counters_[reason];
   Flow* flow = entry.flow;
   if (flow) flow->session = nullptr;
   if (entry.session.has_rest()) continue_in_new_session(now, entry);
   if (flow && !flow->session) {
-    flow->gap_deadline = never;
+    flow->gap.reset();
     if (reason == CloseReason::shadow_refused || reason == CloseReason::shadow_unresponsive)
       flow->retry_at = now + shadow_down_pause;
     // What was held for the session is gone; the flow is watched for its next boundary from here
     // on.
     flow->client = Reassembly(flow->client->next());
   }
-  by_source_.erase(entry.source.endpoint);
-  entry.source.initial_sequence = entry.session.connection().next_initial_sequence();
-  source_ports_.give_back(entry.source);
+  source_ports_.give_back(entry.source, entry.session.connection().next_initial_sequence());
   session_timers_.remove(entry);
   if (entry.touched)
     std::replace(touched_.begin(), touched_.end(), &entry, static_cast<SessionEntry*>(nullptr));
   counters_.memory -= entry.accounted;
-  sessions_.erase(entry.number);
+  sessions_.erase(entry.self);
 }
 
 // The shadow has closed, production has not: what the client has to say goes on in a new session
 // with the same target.
 void Engine::continue_in_new_session(Time now, SessionEntry& entry) {
-  const auto target =
-      std::find_if(lease_.targets.begin(), lease_.targets.end(), [&](const Lease::Target& t) {
-        return t.endpoint == entry.session.connection().path().target;
-      });
-  const auto result =
-      open_session(now, target == lease_.targets.end() ? nullptr : &*target, nullptr);
+  const auto result = open_session(now, &targets_[entry.target], nullptr);
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     ++counters_[*reason];
     return;
@@ -514,10 +528,11 @@ void Engine::continue_in_new_session(Time now, SessionEntry& entry) {
 }
 
 void Engine::account(Time now, SessionEntry& entry) {
-  const size_t held = session_size + entry.session.allocated() +
-                      (entry.flow && entry.flow->client ? entry.flow->client->allocated() : 0);
+  // A session that holds more than 4 GiB is far beyond any limit that makes sense.
+  const uint64_t held = session_size + entry.session.allocated() +
+                        (entry.flow && entry.flow->client ? entry.flow->client->allocated() : 0);
   counters_.memory += held - entry.accounted;
-  entry.accounted = held;
+  entry.accounted = static_cast<uint32_t>(held);
   if (counters_.memory <= options_.memory_limit) return;
   // The newest goes first, unless it is this one that takes the room of all.
   if (held > options_.memory_limit / 2)
@@ -528,7 +543,7 @@ void Engine::account(Time now, SessionEntry& entry) {
 
 void Engine::shed_newest(Time now) {
   while (counters_.memory > options_.memory_limit && !sessions_.empty())
-    close(now, sessions_.rbegin()->second, CloseReason::memory_limit);
+    close(now, sessions_.back(), CloseReason::memory_limit);
 }
 
 const Counters& Engine::counters() {

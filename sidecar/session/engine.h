@@ -17,7 +17,7 @@
 // Not thread-safe: one engine is one shard, run by one thread.
 #pragma once
 
-#include <map>
+#include <list>
 #include <optional>
 #include <unordered_map>
 #include <variant>
@@ -35,15 +35,15 @@ namespace trafficmirror::session {
 
 // A session, and what the engine has to know about it.
 struct SessionEntry : Timed {
-  SessionEntry(uint64_t its_number, const SourcePort& port, const Path& path,
-               const Session::Options& options, Time now)
-      : number(its_number), source(port), session(path, options, now) {}
+  SessionEntry(SourcePorts::Number port, uint16_t to, const Connection::Options& options, Time now)
+      : source(port), target(to), session(options, now) {}
 
-  uint64_t number;
-  SourcePort source;
-  Flow* flow = nullptr;  // null once production's connection has ended
-  size_t accounted = 0;  // bytes of memory it is charged with
-  bool touched = false;
+  std::list<SessionEntry>::iterator self;
+  SourcePorts::Number source;
+  uint32_t accounted = 0;  // bytes of memory it is charged with
+  uint16_t target;         // number in Engine::targets_
+  bool touched = false;    // is in Engine::touched_
+  Flow* flow = nullptr;    // null once production's connection has ended
   Session session;
 };
 
@@ -111,6 +111,7 @@ class Engine {
                                                        const net::Packet* syn);
   std::optional<ShedReason> reason_to_shed() const;
   const Lease::Target* target_for(const net::FlowKey& key) const;
+  Path path_of(const SessionEntry& entry) const;
   // Where segments go now.
   SegmentSink& sink();
   void touch(SessionEntry& entry);
@@ -125,18 +126,16 @@ class Engine {
 
   Options options_;
   SegmentSink& sink_;
-  Lease lease_;
+  std::vector<Lease::Target> targets_;
   SourcePorts source_ports_;
   bool uplink_full_ = false;
   bool draining_ = false;
 
   std::unordered_map<net::FlowKey, Flow> flows_;
-  std::map<uint64_t, SessionEntry> sessions_;  // by number: the newest is the last
-  std::unordered_map<net::Endpoint, SessionEntry*> by_source_;
+  std::list<SessionEntry> sessions_;    // the newest is the last
   std::vector<SessionEntry*> touched_;  // may have something to put out; null where it is gone
   TimerHeap session_timers_;
   TimerHeap flow_timers_;
-  uint64_t next_number_ = 0;
   Counters counters_;
 };
 

@@ -22,10 +22,8 @@ enum class Boundary : uint8_t {
 };
 
 struct Flow : Timed {
-  explicit Flow(const net::FlowKey& flow_key) : key(flow_key) {}
-
-  net::FlowKey key;
-  SessionEntry* session = nullptr;  // none: not mirrored, until the next exchange boundary
+  const net::FlowKey* key = nullptr;  // where the engine keeps it
+  SessionEntry* session = nullptr;    // none: not mirrored, until the next exchange boundary
   Time last_seen;
 
   // The client's stream. While there is no session nothing is held, and next() is simply the end of
@@ -33,31 +31,35 @@ struct Flow : Timed {
   // spoken yet.
   std::optional<Reassembly> client;
   std::optional<net::SequenceNumber> client_fin;  // the sequence number the FIN takes
-  net::SequenceNumber client_fin_acknowledgment;
-  bool client_finished = false;  // everything up to the FIN was seen
-  std::optional<net::SequenceNumber>
-      syn;  // the client's initial sequence number, if the SYN was seen
+  std::optional<net::SequenceNumber> syn;         // its initial one, if the SYN was seen
 
   // The server's side.
+  std::optional<net::SequenceNumber> server_syn;       // its initial one, if the SYN-ACK was seen
   std::optional<net::SequenceNumber> server_next;      // end of what it has sent
   std::optional<net::SequenceNumber> server_received;  // what it has acknowledged of the client's
-  bool server_finished = false;
 
   // The end of the server's bytes that the client had seen when it last spoke: a client that has
   // seen more begins a new exchange.
   std::optional<net::SequenceNumber> answer_seen;
-  // Whether what the client sends next begins an exchange, though no answer was seen before it.
-  Boundary boundary = Boundary::unknown;
   // Where a session took the flow up without knowing that nothing came before; bytes that do, until
   // the server acknowledges more, show that it was in the midst of an exchange.
   std::optional<net::SequenceNumber> taken_up_blindly_at;
-  bool shed_counted = false;    // the exchange in hand is in a shed counter
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
-  Time gap_deadline = never;    // what is missing by then was lost by the capture
-  net::SequenceNumber gap_at;   // the first byte that is
+  struct Gap {
+    Time deadline;  // what is missing by then was lost by the capture
+    net::SequenceNumber at;
+  };
+  std::unique_ptr<Gap> gap;
 
-  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on with
-  // its exchange.
+  net::SequenceNumber client_fin_acknowledgment;
+  bool client_finished = false;  // everything up to the FIN was seen
+  bool server_finished = false;
+  bool shed_counted = false;  // the exchange in hand is in a shed counter
+  // Whether what the client sends next begins an exchange, though no answer was seen before it.
+  Boundary boundary = Boundary::unknown;
+
+  // What new bytes of answer a client that sends this acknowledgment has seen; none: it goes on
+  // with its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
     // The server's FIN is no answer: a shadow may leave it to the client to close first.
     if (server_finished && acknowledgment == *server_next) acknowledgment = acknowledgment - 1U;

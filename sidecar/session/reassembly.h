@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -19,7 +20,7 @@ class Reassembly {
   // The first byte that has not been delivered.
   net::SequenceNumber next() const { return next_; }
   // True where bytes wait for others before them.
-  bool has_gap() const { return !pieces_.empty(); }
+  bool has_gap() const { return held_ != nullptr; }
 
   // Takes in a segment and calls `deliver(bytes, acknowledgment)` for each run of bytes that is in
   // order now, with the acknowledgment number of the segment that brought it. Where two copies of a
@@ -32,20 +33,27 @@ class Reassembly {
       return;
     }
     take(sequence, bytes, acknowledgment, deliver);
+    if (!held_) return;
+    const auto& pieces = held_->pieces;
     size_t taken = 0;
-    for (; taken < pieces_.size() && pieces_[taken].sequence <= next_; ++taken)
-      take(pieces_[taken].sequence, pieces_[taken].bytes, pieces_[taken].acknowledgment, deliver);
-    if (taken > 0) drop(taken);
+    for (; taken < pieces.size() && pieces[taken].sequence <= next_; ++taken)
+      take(pieces[taken].sequence, pieces[taken].bytes, pieces[taken].acknowledgment, deliver);
+    drop(taken);
   }
 
   // Memory held, in bytes.
-  size_t allocated() const { return allocated_; }
+  size_t allocated() const { return held_ ? held_->allocated : 0; }
 
  private:
   struct Piece {
     net::SequenceNumber sequence;
     net::SequenceNumber acknowledgment;
     std::vector<uint8_t> bytes;
+  };
+
+  struct Held {
+    std::vector<Piece> pieces;  // by sequence
+    size_t allocated = sizeof(Held);
   };
 
   template <typename Deliver>
@@ -61,22 +69,24 @@ class Reassembly {
   void hold(net::SequenceNumber sequence, std::span<const uint8_t> bytes,
             net::SequenceNumber acknowledgment) {
     if (bytes.empty()) return;
-    const auto at = std::find_if(pieces_.begin(), pieces_.end(),
+    if (!held_) held_ = std::make_unique<Held>();
+    auto& pieces = held_->pieces;
+    const auto at = std::find_if(pieces.begin(), pieces.end(),
                                  [&](const Piece& piece) { return piece.sequence >= sequence; });
-    if (at != pieces_.end() && at->sequence == sequence && at->bytes.size() >= bytes.size()) return;
-    pieces_.insert(at, Piece{sequence, acknowledgment, {bytes.begin(), bytes.end()}});
-    allocated_ += sizeof(Piece) + bytes.size();
+    if (at != pieces.end() && at->sequence == sequence && at->bytes.size() >= bytes.size()) return;
+    pieces.insert(at, Piece{sequence, acknowledgment, {bytes.begin(), bytes.end()}});
+    held_->allocated += sizeof(Piece) + bytes.size();
   }
 
   void drop(size_t count) {
-    for (size_t i = 0; i < count; ++i) allocated_ -= sizeof(Piece) + pieces_[i].bytes.size();
-    pieces_.erase(pieces_.begin(), pieces_.begin() + static_cast<std::ptrdiff_t>(count));
-    if (pieces_.empty()) pieces_ = std::vector<Piece>();
+    auto& pieces = held_->pieces;
+    for (size_t i = 0; i < count; ++i) held_->allocated -= sizeof(Piece) + pieces[i].bytes.size();
+    pieces.erase(pieces.begin(), pieces.begin() + static_cast<std::ptrdiff_t>(count));
+    if (pieces.empty()) held_.reset();
   }
 
   net::SequenceNumber next_;
-  std::vector<Piece> pieces_;  // by sequence
-  size_t allocated_ = 0;
+  std::unique_ptr<Held> held_;  // null where nothing waits
 };
 
 }  // namespace trafficmirror::session

@@ -17,15 +17,17 @@ class RetransmissionTimeout {
 
   // Sections 2.2 and 2.3. By Karn's algorithm `round_trip` is never of a segment that was sent
   // twice.
-  void measured(Duration round_trip) {
-    if (smoothed_ == Duration::zero()) {
-      smoothed_ = std::max(round_trip, Duration(1));
+  void measured(Duration measured_round_trip) {
+    const Compact round_trip(
+        std::chrono::duration_cast<Compact>(std::min(measured_round_trip, maximum)));
+    if (smoothed_ == Compact::zero()) {
+      smoothed_ = std::max(round_trip, Compact(1));
       variation_ = round_trip / 2;
     } else {
-      const Duration error =
+      const Compact error =
           smoothed_ > round_trip ? smoothed_ - round_trip : round_trip - smoothed_;
       variation_ = (3 * variation_ + error) / 4;
-      smoothed_ = std::max((7 * smoothed_ + round_trip) / 8, Duration(1));
+      smoothed_ = std::max((7 * smoothed_ + round_trip) / 8, Compact(1));
     }
   }
   // Section 5.5. Backed off until new data is acknowledged.
@@ -33,15 +35,18 @@ class RetransmissionTimeout {
   void reset_backoff() { backoffs_ = 0; }
 
   Duration value() const {
-    const Duration base =
-        smoothed_ == Duration::zero() ? initial : std::max(smoothed_ + 4 * variation_, minimum);
+    const Duration base = smoothed_ == Compact::zero()
+                              ? initial
+                              : std::max<Duration>(smoothed_ + 4 * variation_, minimum);
     return std::min(base * (1 << backoffs_), maximum);
   }
   Duration smoothed_round_trip() const { return smoothed_; }
 
  private:
-  Duration smoothed_{};  // zero: nothing measured yet
-  Duration variation_{};
+  // A round trip is far below half an hour, which 32 bits of microseconds hold.
+  using Compact = std::chrono::duration<int32_t, Duration::period>;
+  Compact smoothed_{};  // zero: nothing measured yet
+  Compact variation_{};
   uint8_t backoffs_ = 0;
 };
 

@@ -34,4 +34,12 @@ class SegmentSink {
   virtual void send(const Path& path, const Segment& segment) = 0;
 };
 
+// The way out of one connection.
+struct Outlet {
+  const Path& path;
+  SegmentSink& sink;
+
+  void send(const Segment& segment) const { sink.send(path, segment); }
+};
+
 }  // namespace trafficmirror::session

@@ -65,6 +65,14 @@ void Session::close(CloseReason reason) {
   connection_.abort();
 }
 
+void Session::process(Time now, const net::Packet& packet, Counters& counters) {
+  const ClientOffset acknowledged = connection_.acknowledged();
+  const uint64_t received = connection_.received();
+  connection_.process(now, packet);
+  counters.bytes_to_shadow += connection_.acknowledged() - acknowledged;
+  counters.bytes_from_shadow += connection_.received() - received;
+}
+
 // The turn rule: the shadow has all of the exchange before, and has answered it. That it has is
 // known by as many bytes as production's answer had, or, as the shadow's answer may be shorter, by
 // PSH and a quiet time. A server that speaks without being asked may have said what there was to
@@ -83,14 +91,14 @@ Time Session::quiet_at() const {
   return never;
 }
 
-void Session::count_answer() {
+void Session::count_answer(Counters& counters) {
   if (!exchange_open_) return;
   exchange_open_ = false;
-  ++exchanges_;
+  ++counters.exchanges;
 }
 
-void Session::begin_next_exchange(Time now) {
-  count_answer();
+void Session::begin_next_exchange(Time now, Counters& counters) {
+  count_answer(counters);
   const Turn& turn = turns_.front();
   // A shadow that is ahead of production has already said a part of what the next turns wait for.
   received_before_ = turn.unprompted
@@ -99,38 +107,39 @@ void Session::begin_next_exchange(Time now) {
   unprompted_ = turn.unprompted;
   began_at_ = now;
   const ClientOffset begin = turn.begin;
-  turns_.erase(turns_.begin());
+  turns_.pop_front();
   exchange_open_ = begin < (turns_.empty() ? connection_.end() : turns_.front().begin);
-  if (turns_.empty()) turns_.shrink_to_fit();
 }
 
-void Session::take_turns(Time now) {
+void Session::take_turns(Time now, Counters& counters) {
   while (!turns_.empty() && answered(turns_.front(), now)) {
     if (connection_.shadow_finished() && turns_.front().begin < connection_.end()) {
       // The shadow closed where production did not, and the client goes on: in a connection of its
       // own.
-      count_answer();
+      count_answer(counters);
       close(CloseReason::shadow_closed);
       return;
     }
-    begin_next_exchange(now);
+    begin_next_exchange(now, counters);
   }
   connection_.allow(turns_.empty() ? connection_.end() : turns_.front().begin);
   // The answer in hand may be complete though nobody waits for it.
   const uint64_t answer = connection_.received() - received_before_;
   const uint64_t expected = turns_.empty() ? production_answer_ : turns_.front().answer;
-  if (exchange_open_ && expected > 0 && answer >= expected) count_answer();
+  if (exchange_open_ && expected > 0 && answer >= expected) count_answer(counters);
   if (!turns_.empty()) return;
   if (farewell_ == Farewell::fin) connection_.close();
   if (farewell_ == Farewell::reset && connection_.acknowledged() == connection_.end())
     close(reset_reason_);
 }
 
-void Session::dispatch(Time now, SegmentSink& sink) {
+void Session::dispatch(Time now, const Outlet& out, Counters& counters) {
   if (closed_) return;
-  if (!closing_) take_turns(now);
+  if (!closing_) take_turns(now, counters);
   if (!closed_ && !closing_ && now >= response_deadline()) close(timeout_reason());
-  connection_.dispatch(now, sink);
+  const uint32_t retransmits = connection_.retransmits();
+  connection_.dispatch(now, out);
+  counters.retransmits += connection_.retransmits() - retransmits;
   if (connection_.ended() && !closed_)
     closed_ = connection_.ending() == Connection::Ending::aborted
                   ? closing_.value_or(CloseReason::finished)
@@ -146,7 +155,7 @@ CloseReason Session::timeout_reason() const {
 
 Time Session::response_deadline() const {
   if (turns_.empty() && farewell_ == Farewell::none) return never;
-  return std::max(waiting_since_, connection_.last_progress()) + response_timeout_;
+  return std::max(waiting_since_, connection_.last_progress()) + connection_.give_up();
 }
 
 Time Session::deadline() const {
@@ -173,17 +182,6 @@ void Session::take_rest_of(Session& other) {
   farewell_ = other.farewell_;
   reset_reason_ = other.reset_reason_;
   reset_unanswered_ = other.reset_unanswered_;
-}
-
-void Session::report(Counters& counters) {
-  counters.exchanges += std::exchange(exchanges_, 0);
-  const auto add = [](uint64_t& total, uint64_t& reported, uint64_t now) {
-    total += now - reported;
-    reported = now;
-  };
-  add(counters.bytes_to_shadow, reported_acknowledged_, connection_.acknowledged().value());
-  add(counters.bytes_from_shadow, reported_received_, connection_.received());
-  add(counters.retransmits, reported_retransmits_, connection_.retransmits());
 }
 
 }  // namespace trafficmirror::session

@@ -2,9 +2,10 @@
 // due, turn by turn; Connection decides how they travel.
 #pragma once
 
+#include <deque>
+#include <memory>
 #include <optional>
 #include <span>
-#include <vector>
 
 #include "sidecar/session/connection.h"
 #include "sidecar/session/counters.h"
@@ -13,10 +14,6 @@ namespace trafficmirror::session {
 
 class Session {
  public:
-  struct Options {
-    Connection::Options connection;
-    Duration response_timeout;
-  };
   // What the client had seen of the answer to an exchange when it began the next one. A new
   // exchange waits until the shadow has answered the one before; without a value the bytes belong
   // to the exchange in hand and do not wait.
@@ -28,8 +25,7 @@ class Session {
   };
   using AnswerSeen = std::optional<Seen>;
 
-  Session(const Path& path, const Options& options, Time now)
-      : response_timeout_(options.response_timeout), connection_(path, options.connection, now) {}
+  Session(const Connection::Options& options, Time now) : connection_(options, now) {}
 
   // -- what production did
   void client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen);
@@ -43,10 +39,10 @@ class Session {
   void close(CloseReason reason);
 
   // -- what the shadow did
-  void process(Time now, const net::Packet& packet) { connection_.process(now, packet); }
+  void process(Time now, const net::Packet& packet, Counters& counters);
 
   // Puts out what is due.
-  void dispatch(Time now, SegmentSink& sink);
+  void dispatch(Time now, const Outlet& out, Counters& counters);
   Time deadline() const;
   // Set once the session has ended.
   std::optional<CloseReason> closed() const { return closed_; }
@@ -57,9 +53,7 @@ class Session {
 
   Connection& connection() { return connection_; }
   const Connection& connection() const { return connection_; }
-  size_t allocated() const { return connection_.allocated() + turns_.capacity() * sizeof(Turn); }
-  // What has happened since the last call.
-  void report(Counters& counters);
+  size_t allocated() const { return connection_.allocated() + turns_.allocated(); }
 
  private:
   // The start of an exchange that may not begin yet.
@@ -68,40 +62,59 @@ class Session {
     uint64_t answer;  // bytes of production's answer to the exchange before
     bool unprompted;  // more of production's was under way when this exchange began
   };
+  // Costs a pointer while there are none, as is so in most sessions at most times.
+  class Turns {
+   public:
+    bool empty() const { return !turns_; }
+    size_t size() const { return turns_ ? turns_->size() : 0; }
+    const Turn& operator[](size_t index) const { return (*turns_)[index]; }
+    const Turn& front() const { return turns_->front(); }
+    void push_back(const Turn& turn) {
+      if (!turns_) turns_ = std::make_unique<std::deque<Turn>>();
+      turns_->push_back(turn);
+    }
+    void pop_front() {
+      turns_->pop_front();
+      if (turns_->empty()) turns_.reset();
+    }
+    // A deque takes blocks of 512 bytes, and at first a map of eight of them.
+    size_t allocated() const {
+      return turns_ ? sizeof *turns_ + 8 * sizeof(void*) + (size() * sizeof(Turn) / 512 + 1) * 512
+                    : 0;
+    }
+
+   private:
+    std::unique_ptr<std::deque<Turn>> turns_;  // null or not empty
+  };
   enum class Farewell : uint8_t { none, fin, reset };
 
   void leave(Time now, Farewell farewell, AnswerSeen answer_seen);
   void wait_for_turn(Time now, const Seen& seen);
   bool answered(const Turn& turn, Time now) const;
-  void begin_next_exchange(Time now);
-  void count_answer();
-  void take_turns(Time now);
+  void begin_next_exchange(Time now, Counters& counters);
+  void count_answer(Counters& counters);
+  void take_turns(Time now, Counters& counters);
   Duration quiet() const;
   // When the shadow, if it says nothing more, counts as having answered the exchange in hand.
   Time quiet_at() const;
   Time response_deadline() const;
   CloseReason timeout_reason() const;
 
-  Duration response_timeout_;
   Connection connection_;
-  std::vector<Turn> turns_;  // exchanges still waiting for their turn, oldest first
+  Turns turns_;  // exchanges still waiting for their turn, oldest first
   // Bytes of the shadow's that answered the exchanges before the one in hand, and those that
   // production has sent for this one so far.
   uint64_t received_before_ = 0;
   uint64_t production_answer_ = 0;
-  bool unprompted_ = false;  // Turn::unprompted of the exchange in hand
-  Time began_at_;            // the exchange in hand
+  Time began_at_;  // the exchange in hand
   Time waiting_since_;
+  bool unprompted_ = false;  // Turn::unprompted of the exchange in hand
   Farewell farewell_ = Farewell::none;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;
   bool reset_unanswered_ = false;  // production's server had not answered either when it came
   std::optional<CloseReason> closed_;
   std::optional<CloseReason> closing_;  // set by close(): the RST is still to be sent
-  uint64_t exchanges_ = 0;
-  uint64_t reported_acknowledged_ = 0;
-  uint64_t reported_received_ = 0;
-  uint64_t reported_retransmits_ = 0;
 };
 
 }  // namespace trafficmirror::session

@@ -1,46 +1,84 @@
 #include "sidecar/session/source_ports.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace trafficmirror::session {
 
 void SourcePorts::lease(const std::vector<Lease::Source>& sources) {
+  size_t leased = 0;
+  for (const Lease::Source& source : sources)
+    leased += source.last.number - source.first.number + 1U;
+  slots_.reserve(std::min(leased, max_ports));
   for (const Lease::Source& source : sources) {
-    const size_t before = total_;
-    for (uint32_t port = source.first.number; port <= source.last.number && total_ < max_ports;
-         ++port) {
+    for (uint32_t port = source.first.number;
+         port <= source.last.number && slots_.size() < max_ports; ++port) {
       const net::Endpoint endpoint{source.address, net::Port{static_cast<uint16_t>(port)}};
       if (contains(endpoint)) continue;
-      give_back({endpoint, net::SequenceNumber(static_cast<uint32_t>(random_()))});
-      ++total_;
+      const auto number = static_cast<uint32_t>(slots_.size());
+      const bool continues = !ranges_.empty() && ranges_.back().address == source.address &&
+                             ranges_.back().last.number + 1U == port;
+      if (continues)
+        ranges_.back().last = endpoint.port;
+      else
+        ranges_.push_back({source.address, endpoint.port, endpoint.port, number});
+      slots_.push_back({nullptr, net::SequenceNumber(static_cast<uint32_t>(random_())), none});
+      push_free(Number{number}, source.address.family());
     }
-    if (total_ > before) sources_.push_back(source);
   }
 }
 
 void SourcePorts::clear() {
-  sources_.clear();
-  ipv4_.clear();
-  ipv6_.clear();
-  total_ = 0;
+  ranges_.clear();
+  slots_.clear();
+  ipv4_ = ipv6_ = Queue();
 }
 
-std::optional<SourcePort> SourcePorts::take(net::Family family) {
-  std::deque<SourcePort>& ports = pool(family);
-  if (ports.empty()) return std::nullopt;
-  const SourcePort port = ports.front();
-  ports.pop_front();
-  return port;
+std::optional<SourcePorts::Number> SourcePorts::take(net::Family family) {
+  Queue& free = queue(family);
+  if (free.head == none) return std::nullopt;
+  const Number number{free.head};
+  free.head = std::exchange(slot(number).next_free, none);
+  if (free.head == none) free.tail = none;
+  --free.size;
+  return number;
 }
 
-bool SourcePorts::contains(const net::Endpoint& endpoint) const {
-  for (const Lease::Source& source : sources_)
-    if (source.address == endpoint.address && source.first <= endpoint.port &&
-        endpoint.port <= source.last)
-      return true;
-  return false;
+void SourcePorts::give_back(Number number, net::SequenceNumber next_initial_sequence) {
+  slot(number).user = nullptr;
+  slot(number).initial_sequence = next_initial_sequence;
+  push_free(number, endpoint(number).address.family());
 }
 
-bool SourcePorts::low() const {
-  return total_ > 0 && (ipv4_.size() + ipv6_.size()) * 4 <= total_;
+void SourcePorts::push_free(Number number, net::Family family) {
+  Queue& free = queue(family);
+  const auto index = static_cast<uint32_t>(number);
+  (free.tail == none ? free.head : slots_[free.tail].next_free) = index;
+  free.tail = index;
+  ++free.size;
+}
+
+net::Endpoint SourcePorts::endpoint(Number number) const {
+  const auto index = static_cast<uint32_t>(number);
+  const auto range =
+      std::upper_bound(ranges_.begin(), ranges_.end(), index,
+                       [](uint32_t value, const Range& r) { return value < r.first_slot; }) -
+      1;
+  return {range->address,
+          net::Port{static_cast<uint16_t>(range->first.number + (index - range->first_slot))}};
+}
+
+std::optional<SourcePorts::Number> SourcePorts::find(const net::Endpoint& endpoint) const {
+  for (const Range& range : ranges_)
+    if (range.first <= endpoint.port && endpoint.port <= range.last &&
+        range.address == endpoint.address)
+      return Number{range.first_slot + (endpoint.port.number - range.first.number)};
+  return std::nullopt;
+}
+
+SessionEntry* SourcePorts::user(const net::Endpoint& endpoint) const {
+  const auto number = find(endpoint);
+  return number ? slots_[static_cast<uint32_t>(*number)].user : nullptr;
 }
 
 }  // namespace trafficmirror::session

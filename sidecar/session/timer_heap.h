@@ -32,6 +32,9 @@ class TimerHeap {
   void schedule(Timed& timed, Time deadline) {
     if (timed.index_ == Timed::nowhere) {
       if (deadline == never) return;
+      // By a quarter, not to twice the size: there may be a hundred thousand.
+      if (entries_.size() == entries_.capacity())
+        entries_.reserve(entries_.size() + entries_.size() / 4 + 16);
       timed.index_ = entries_.size();
       entries_.push_back({deadline, &timed});
       sift_up(timed.index_);
@@ -47,6 +50,9 @@ class TimerHeap {
     timed.index_ = Timed::nowhere;
     const Entry last = entries_.back();
     entries_.pop_back();
+    // Idle sessions have no timer, and the room theirs took is worth having back.
+    if (entries_.size() < entries_.capacity() / 4 && entries_.capacity() > 1024)
+      entries_.shrink_to_fit();
     if (index == entries_.size()) return;
     place(index, last);
     sift_up(index);

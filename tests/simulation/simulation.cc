@@ -424,14 +424,14 @@ void Run::check_end() {
 }
 
 Result Run::run() {
-  const Time bound = production_ends_ + std::chrono::hours(2);
+  const Time bound = production_ends_ + std::chrono::hours(24);
   while (!failure_ || trace_) {
     const Time engine = engine_->deadline();
     const Time next = std::min(
         {events_.empty() ? session::never : events_.top().at, shadow_.deadline(), engine, run_at_});
     if (next == session::never) break;
     if (next > bound) {
-      fail("no end after two hours");
+      fail("no end after a day");
       break;
     }
     now_ = std::max(now_, next);

@@ -11,6 +11,8 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "intercept/descriptor.h"
 #include "intercept/inject.h"
@@ -158,8 +160,18 @@ TEST_F(InterceptNetwork, TheKernelsStateIsMadeHeldAndRemoved) {
   EXPECT_FALSE(table_stands());
   EXPECT_EQ(read_file(reserved_ports_file), "8080,10500");
 
-  // A killed run leaves the whole range there.
-  std::ofstream(reserved_ports_file) << "8080,10000-32767\n";
+  // A killed run leaves its table and its range, which need not be the next one's.
+  std::ofstream(reserved_ports_file) << "8080\n";
+  const pid_t killed = ::fork();
+  if (killed == 0) {
+    const KernelState state({"here", {5000, 5999}, wanted.own_addresses});
+    ::_exit(0);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(killed, &status, 0), killed);
+  ASSERT_EQ(status, 0);
+  EXPECT_TRUE(table_stands());
+  EXPECT_EQ(read_file(reserved_ports_file), "5000-5999,8080");
   { const KernelState state(wanted); }
   EXPECT_EQ(read_file(reserved_ports_file), "8080");
   std::ofstream(reserved_ports_file) << "\n";
