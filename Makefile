@@ -1,6 +1,7 @@
 # make         build            make demo   mirror a live nginx, watched     make test   every test
 # make format  clang-format     make tidy   clang-tidy     make bench   what mirroring costs
 # make asan, make tsan   every test under sanitizers
+# make fuzz     looks for new inputs         make fuzz-corpus   keeps those that reach further
 
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -9,9 +10,14 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
   libspdlog-dev libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libnftables-dev libmnl-dev \
   libxxhash-dev
 LAB_PACKAGES := python3 iproute2 nftables procps nginx-light redis-server redis-tools postgresql
+FUZZ_PACKAGES := clang libclang-rt-14-dev
+FUZZ_TARGETS ?= packet session stream configuration
+FUZZ_SECONDS ?= 600
+FUZZ := $(BUILD)-fuzz
 SOURCES = git ls-files '*.h' '*.cc'
 
-.PHONY: all demo test bench format tidy asan tsan clean build-packages lab-packages
+.PHONY: all demo test bench format tidy asan tsan fuzz fuzz-build fuzz-corpus clean build-packages \
+  lab-packages
 
 all: build-packages
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) >/dev/null
@@ -46,5 +52,31 @@ asan:
 tsan:
 	@$(MAKE) test BUILD=$(BUILD)-tsan CMAKE_FLAGS="-DSANITIZER=thread"
 
+fuzz-build:
+	@tools/install-packages $(BUILD_PACKAGES) $(FUZZ_PACKAGES)
+	@cmake -S . -B $(FUZZ) -G Ninja -DFUZZ=ON -DCMAKE_CXX_COMPILER=clang++ >/dev/null
+	@ninja -C $(FUZZ) -j $(JOBS) fuzz
+
+# One target after the other, FUZZ_SECONDS each. What finds something is left beside its log.
+fuzz: fuzz-build
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  mkdir -p $(FUZZ)/found/$$target; \
+	  $(FUZZ)/bin/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=1200 \
+	    -len_control=0 -artifact_prefix=$(FUZZ)/$$target- $(FUZZ)/found/$$target \
+	    tests/fuzz/corpus/$$target >$(FUZZ)/$$target.log 2>&1 || { \
+	    grep -a -A 30 -e 'does not hold' -e ERROR: -e 'runtime error' $(FUZZ)/$$target.log; \
+	    echo "$$target found something: see $(FUZZ)/$$target.log"; exit 1; }; \
+	  echo "$$target: $$(grep -a DONE $(FUZZ)/$$target.log)"; \
+	done
+
+# Only what reaches code that nothing in the corpus does, so that it stays small.
+fuzz-corpus: fuzz-build
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  mkdir -p $(FUZZ)/found/$$target; \
+	  $(FUZZ)/bin/fuzz_$$target -set_cover_merge=1 -use_counters=0 tests/fuzz/corpus/$$target \
+	    $(FUZZ)/found/$$target >$(FUZZ)/$$target.log 2>&1; \
+	  echo "$$target: $$(ls tests/fuzz/corpus/$$target | wc -l) files"; \
+	done
+
 clean:
-	@rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
+	@rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan $(FUZZ)

@@ -101,7 +101,7 @@ void fuzz_command_line(Input& input) {
   std::istringstream lines(text);
   for (std::string line; arguments.size() < 20 && std::getline(lines, line);) {
     // Another file than the one above is none of this test's.
-    if (line.find("config") == std::string::npos) arguments.push_back(line.c_str());
+    if (line.find("config") == std::string::npos) arguments.emplace_back(line.c_str());
   }
   parse_program(arguments);
 }

@@ -61,4 +61,5 @@ inline void require(bool holds, const char* what) {
 
 }  // namespace trafficmirror::fuzz
 
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer chose the name
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);

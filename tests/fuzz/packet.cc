@@ -38,10 +38,10 @@ void check_bounds(const net::Packet& packet, std::span<const uint8_t> bytes) {
 
 void check_round_trip(const net::Packet& packet) {
   std::string text;
-  net::append_packet(
-      text, packet.source, packet.destination, packet.tcp,
-      static_cast<uint32_t>(packet.payload.size()),
-      [&](uint8_t* to) { std::memcpy(to, packet.payload.data(), packet.payload.size()); });
+  net::append_packet(text, packet.source, packet.destination, packet.tcp,
+                     static_cast<uint32_t>(packet.payload.size()), [&](uint8_t* to) {
+                       std::memcpy(to, packet.payload.data(), packet.payload.size());
+                     });
   const auto parsed = net::parse_packet(as_bytes(text), text.size());
   const auto* again = std::get_if<net::Packet>(&parsed);
   require(again != nullptr, "what was written can be read");
@@ -58,8 +58,8 @@ void check_round_trip(const net::Packet& packet) {
 
 void check_checksum(std::span<const uint8_t> bytes) {
   const size_t half = bytes.size() / 4 * 2;
-  require(net::checksum_fold(net::checksum_add(net::checksum_add(0, bytes.first(half)),
-                                               bytes.subspan(half))) ==
+  require(net::checksum_fold(
+              net::checksum_add(net::checksum_add(0, bytes.first(half)), bytes.subspan(half))) ==
               net::checksum_fold(net::checksum_add(0, bytes)),
           "a sum in two parts is the sum");
 }

@@ -292,6 +292,8 @@ class Run {
     packet.source = flow.key.server;
     packet.destination = flow.key.client;
     packet.tcp.flags = form.flags;
+    // A SYN alone from a port of production's to another makes the server the client.
+    if (form.flags.syn && flow.key.client.port == net::Port{8080}) packet.tcp.flags.ack = true;
     packet.tcp.sequence = near(flow.server_next, form.other_sequence);
     packet.tcp.acknowledgment = near(flow.client_next, form.other_acknowledgment);
     if (form.payload) packet.payload_length = payload_length();

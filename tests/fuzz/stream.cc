@@ -287,8 +287,8 @@ void fuzz_lease(Input& input) {
   pool.lease(lease->sources);  // as when something else in it changes
   std::set<net::Endpoint> seen;
   for (const net::Family family : {net::Family::ipv4, net::Family::ipv6})
-    while (const auto port = pool.take(family))
-      require(seen.insert(pool.endpoint(*port)).second, "no port is given out twice");
+    while (const auto number = pool.take(family))
+      require(seen.insert(pool.endpoint(*number)).second, "no port is given out twice");
 }
 
 void fuzz_headers(Input& input) {

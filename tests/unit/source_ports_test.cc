@@ -13,8 +13,8 @@ Lease::Source source(uint16_t first, uint16_t last) {
 
 std::multiset<uint16_t> all(SourcePorts& ports) {
   std::multiset<uint16_t> taken;
-  while (const auto port = ports.take(net::Family::ipv4))
-    taken.insert(ports.endpoint(*port).port.number);
+  while (const auto number = ports.take(net::Family::ipv4))
+    taken.insert(ports.endpoint(*number).port.number);
   return taken;
 }
 
