@@ -47,6 +47,8 @@ SIDECAR_HTTP = 19464
 INTERCEPT_HTTP = 9464
 INTERCEPT_GRPC = 7443
 
+DELAY_INTERFACE = "delay"
+
 
 class LabError(Exception):
     """What the lab could not do, in one line."""
@@ -335,9 +337,10 @@ class Lab:
         # A client that opens thousands of connections a second needs its ports back.
         self._sysctl(self.hosts[0], "net/ipv4/ip_local_port_range", "1024 65535")
 
-    def _ip(self, host, lines):
+    def _ip(self, host, lines, *options):
         descriptors = [other.fd for other in self.hosts]  # for `netns /proc/self/fd/N`
-        host.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", pass_fds=descriptors)
+        command = ["ip", *options, "-batch", "-"]
+        host.run(command, input="\n".join(lines) + "\n", pass_fds=descriptors)
 
     def _sysctl(self, host, name, value):
         with host.network(), open(f"/proc/sys/{name}", "w") as file:
@@ -438,6 +441,7 @@ class Lab:
         self._losses[source.name, destination.name] = (source, destination, per_mille)
         rules = ["table inet lab", "delete table inet lab", "table inet lab {", "chain forward {"]
         rules.append("type filter hook forward priority 0;")
+        rules.append(f'iifname "{DELAY_INTERFACE}" accept')  # it was here before its delay
         for a, b, n in self._losses.values():
             for ip, x, y in (("ip", a.ipv4, b.ipv4), ("ip6", a.ipv6, b.ipv6)):
                 if n > 0:
@@ -446,6 +450,27 @@ class Lab:
                     )
         rules += ["}", "}"]
         self.router.run(["nft", "-f", "-"], input="\n".join(rules) + "\n")
+
+    def delay(self, one, other, **options):
+        """Packets between two hosts, both ways, take their time; options are those of delay.cc."""
+        command = [self.program("trafficmirror-delay"), "--interface", DELAY_INTERFACE]
+
+        def up():
+            links = self.router.run(["ip", "-o", "link"]).stdout
+            return f" {DELAY_INTERFACE}:" in links
+
+        process = self.start_ready(self.router, [*command, *flags(options)], "delay", up)
+        # A queue that holds a window of a connection in a hurry.
+        self._ip(self.router, [f"link set {DELAY_INTERFACE} mtu {self.mtu} txqueuelen 10000 up"])
+        for family in (4, 6):
+            lines = [f"route add default dev {DELAY_INTERFACE} table 77"]
+            for source, destination in ((one, other), (other, one)):
+                addresses = f"from {source.address(family)} to {destination.address(family)}"
+                lines.append(f"rule add {addresses} iif {source.name} table 77")
+            self._ip(self.router, lines, f"-{family}")
+        for interface in ("all", DELAY_INTERFACE):
+            self._sysctl(self.router, f"net/ipv4/conf/{interface}/rp_filter", 0)
+        return process
 
     # --- servers ------------------------------------------------------------------------------
 
