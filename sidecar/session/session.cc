@@ -11,6 +11,8 @@ namespace {
 // within one.
 constexpr Duration min_quiet = std::chrono::milliseconds(2);
 constexpr Duration max_quiet = std::chrono::milliseconds(50);
+// How far behind production a client may be held back that does not take turns.
+constexpr Duration max_wait = std::chrono::milliseconds(50);
 
 CloseReason reason_of(Connection::Ending ending) {
   switch (ending) {
@@ -55,7 +57,8 @@ void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
 
 void Session::wait_for_turn(Time now, const Seen& seen) {
   if (turns_.empty()) waiting_since_ = now;
-  turns_.push_back({connection_.end(), seen.bytes, seen.more_under_way});
+  if (seen.more_under_way) takes_turns_ = false;
+  turns_.push_back({connection_.end(), seen.bytes, now});
   production_answer_ = 0;
 }
 
@@ -75,9 +78,12 @@ void Session::process(Time now, const net::Packet& packet, Counters& counters) {
 
 // The turn rule: the shadow has all of the exchange before, and has answered it. That it has is
 // known by as many bytes as production's answer had, or, as the shadow's answer may be shorter, by
-// PSH and a quiet time. A server that speaks without being asked may have said what there was to
-// say before: then the quiet time alone ends the wait.
+// PSH and a quiet time. Where the two sides do not take turns (pipelining, many streams on one
+// connection, a server that speaks without being asked) the shadow may have said before what there
+// was to say: then the quiet time alone ends the wait, and so does patience, since the client did
+// not wait for the server's end either.
 bool Session::answered(const Turn& turn, Time now) const {
+  if (now >= patience_ends(turn)) return true;
   if (connection_.acknowledged() < turn.begin) return false;
   if (connection_.shadow_finished()) return true;
   const uint64_t answer = connection_.received() - received_before_;
@@ -87,8 +93,16 @@ bool Session::answered(const Turn& turn, Time now) const {
 Time Session::quiet_at() const {
   if (connection_.received() == 0 || !connection_.received_to_push()) return never;
   if (connection_.received() > received_before_) return connection_.last_received_at() + quiet();
-  if (unprompted_) return std::max(connection_.last_received_at(), began_at_) + quiet();
+  if (!takes_turns_) return std::max(connection_.last_received_at(), began_at_) + quiet();
   return never;
+}
+
+Time Session::patience_ends(const Turn& turn) const {
+  // What a shadow that has closed did not take goes on in another session, from a turn on. And a
+  // server that is left need not answer any more: a farewell waits.
+  if (takes_turns_ || connection_.shadow_finished() || turn.begin == connection_.end())
+    return never;
+  return turn.since + max_wait;
 }
 
 void Session::count_answer(Counters& counters) {
@@ -101,10 +115,9 @@ void Session::begin_next_exchange(Time now, Counters& counters) {
   count_answer(counters);
   const Turn& turn = turns_.front();
   // A shadow that is ahead of production has already said a part of what the next turns wait for.
-  received_before_ = turn.unprompted
-                         ? std::min(connection_.received(), received_before_ + turn.answer)
-                         : connection_.received();
-  unprompted_ = turn.unprompted;
+  received_before_ = takes_turns_
+                         ? connection_.received()
+                         : std::min(connection_.received(), received_before_ + turn.answer);
   began_at_ = now;
   const ClientOffset begin = turn.begin;
   turns_.pop_front();
@@ -162,6 +175,7 @@ Time Session::deadline() const {
   Time at = std::min(connection_.deadline(), response_deadline());
   if (!turns_.empty() && connection_.acknowledged() >= turns_.front().begin)
     at = std::min(at, quiet_at());
+  if (!turns_.empty()) at = std::min(at, patience_ends(turns_.front()));
   return at;
 }
 
@@ -175,7 +189,8 @@ void Session::take_rest_of(Session& other) {
   // The first exchange of the rest has its turn now.
   for (size_t i = 1; i < other.turns_.size(); ++i)
     turns_.push_back({ClientOffset(other.turns_[i].begin.value() - gone), other.turns_[i].answer,
-                      other.turns_[i].unprompted});
+                      other.turns_[i].since});
+  takes_turns_ = other.takes_turns_;
   exchange_open_ = true;
   production_answer_ = other.production_answer_;
   waiting_since_ = other.waiting_since_;
