@@ -8,7 +8,8 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
   protobuf-compiler protobuf-compiler-grpc libcpp-httplib-dev libyaml-cpp-dev libgtest-dev \
   libspdlog-dev libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libnftables-dev libmnl-dev \
   libxxhash-dev
-LAB_PACKAGES := python3 iproute2 nftables procps nginx-light redis-server redis-tools postgresql
+LAB_PACKAGES := python3 iproute2 nftables procps nginx-light redis-server redis-tools postgresql \
+  nghttp2-client nghttp2-server
 SOURCES = git ls-files '*.h' '*.cc'
 
 .PHONY: all demo test bench format tidy asan tsan clean build-packages lab-packages

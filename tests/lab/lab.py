@@ -488,6 +488,12 @@ class Lab:
         command += ["--enable-debug-command", "yes", "--dir", directory]
         return self.start_ready(host, command, f"redis-{host.name}", lambda: host.accepts(port))
 
+    def talker(self, host, protocol, port=80):
+        return Talker(self, host, protocol, port)
+
+    def nghttpd(self, host, port=80):
+        return Nghttpd(self, host, port)
+
     def postgres(self, host, port=5432):
         """With a database `postgres` and a user `postgres` that needs no password."""
         programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
@@ -648,7 +654,7 @@ class Server:
 
 
 class Nginx(Server):
-    """`/` answers with a small body; `upload` proxies `/upload` to a sink's unix socket."""
+    """`/` answers with a small body, `/mib` with one of a MiB; `upload` proxies `/upload` to a sink's unix socket."""
 
     def __init__(self, lab, host, port, keepalive_requests=1000000, upload=None, name=None):
         self.host = host
@@ -658,6 +664,8 @@ class Nginx(Server):
         self.log_file = os.path.join(self.directory, "requests.log")
         self._lab = lab
         os.makedirs(self.directory, exist_ok=True)
+        with open(os.path.join(self.directory, "mib"), "wb") as file:
+            file.write(bytes(1 << 20))
         upload_location = ""
         if upload is not None:
             # nginx reads the whole body before it passes it on.
@@ -718,6 +726,7 @@ http {{
     listen {port} backlog=4096;
     listen [::]:{port} backlog=4096;
     location / {{ return 200 "{host}\\n"; }}
+    location = /mib {{ root {directory}; }}
     {upload}
   }}
 }}
@@ -757,6 +766,50 @@ class Sink(Server):
                     name, length, digest = line.split()
                     bodies[name] = (int(length), digest)
         return bodies
+
+
+Message = collections.namedtuple("Message", "name time digest")
+
+
+class Talker(Server):
+    """The server of talk.py."""
+
+    def __init__(self, lab, host, protocol, port):
+        self.host = host
+        self.port = port
+        self.log_file = lab.path(f"{protocol}-{host.name}.messages")
+        command = [sys.executable, os.path.join(HERE, "talk.py"), "serve", protocol]
+        command += ["--port", str(port), "--log", self.log_file]
+        self.process = lab.start_ready(host, command, f"{protocol}-{host.name}", self.listens)
+
+    def listens(self):
+        listening = self.host.run(["ss", "-Hltn", f"sport = :{self.port}"]).stdout
+        return bool(listening) and os.path.exists(self.log_file)
+
+    def messages(self):
+        with open(self.log_file) as file:
+            lines = [line.split() for line in file if line.endswith("\n")]
+        return [Message(name, float(time), digest) for name, time, digest in lines]
+
+
+class Nghttpd(Server):
+    """HTTP/2 without TLS: `/` and any query. The verbose log has each request."""
+
+    def __init__(self, lab, host, port):
+        self.host = host
+        self.port = port
+        name = f"nghttpd-{host.name}"
+        os.makedirs(lab.path(name), exist_ok=True)
+        with open(lab.path(name, "index.html"), "w") as file:
+            file.write("a small answer\n")
+        command = ["nghttpd", "--no-tls", "--verbose", "--address=0.0.0.0", "-d", lab.path(name)]
+        command.append(str(port))
+        self.process = lab.start_ready(host, command, name, lambda: host.accepts(port))
+        self.log_file = self.process.log
+
+    def ids(self):
+        with open(self.log_file, errors="replace") as file:
+            return re.findall(r":path: \S*[?&]id=([^&\s]+)", file.read())
 
 
 NO_TLS = {"PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}
