@@ -1,6 +1,7 @@
 #include "sidecar/session/session.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 namespace trafficmirror::session {
@@ -11,8 +12,15 @@ namespace {
 // within one.
 constexpr Duration min_quiet = std::chrono::milliseconds(2);
 constexpr Duration max_quiet = std::chrono::milliseconds(50);
-// How far behind production a client may be held back that does not take turns.
+// A client that does not take turns is held back no longer than this by a shadow that says nothing.
 constexpr Duration max_wait = std::chrono::milliseconds(50);
+
+// RFC 9113 section 3.4: many streams share the connection, and neither side waits for the other.
+bool begins_http2(std::span<const uint8_t> bytes) {
+  constexpr std::string_view preface = "PRI * HTTP/2.0\r\n";
+  return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
+      .starts_with(preface);
+}
 
 CloseReason reason_of(Connection::Ending ending) {
   switch (ending) {
@@ -33,6 +41,7 @@ CloseReason reason_of(Connection::Ending ending) {
 
 void Session::client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen) {
   if (answer_seen) wait_for_turn(now, *answer_seen);
+  if (connection_.end() == ClientOffset(0) && begins_http2(bytes)) rhythm_ = Rhythm::http2;
   connection_.append(bytes);
   if (turns_.empty()) exchange_open_ = true;
 }
@@ -57,7 +66,7 @@ void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
 
 void Session::wait_for_turn(Time now, const Seen& seen) {
   if (turns_.empty()) waiting_since_ = now;
-  if (seen.more_under_way) takes_turns_ = false;
+  if (seen.more_under_way && rhythm_ == Rhythm::turns) rhythm_ = Rhythm::free;
   turns_.push_back({connection_.end(), seen.bytes, now});
   production_answer_ = 0;
 }
@@ -93,16 +102,19 @@ bool Session::answered(const Turn& turn, Time now) const {
 Time Session::quiet_at() const {
   if (connection_.received() == 0 || !connection_.received_to_push()) return never;
   if (connection_.received() > received_before_) return connection_.last_received_at() + quiet();
-  if (!takes_turns_) return std::max(connection_.last_received_at(), began_at_) + quiet();
+  if (rhythm_ != Rhythm::turns)
+    return std::max(connection_.last_received_at(), began_at_) + quiet();
   return never;
 }
 
 Time Session::patience_ends(const Turn& turn) const {
   // What a shadow that has closed did not take goes on in another session, from a turn on. And a
   // server that is left need not answer any more: a farewell waits.
-  if (takes_turns_ || connection_.shadow_finished() || turn.begin == connection_.end())
+  if (rhythm_ != Rhythm::free || connection_.shadow_finished() || turn.begin == connection_.end())
     return never;
-  return turn.since + max_wait;
+  // A shadow that is still speaking is waited for.
+  if (connection_.received() == 0 || !connection_.received_to_push()) return never;
+  return std::max(turn.since + max_wait, connection_.last_received_at() + quiet());
 }
 
 void Session::count_answer(Counters& counters) {
@@ -115,7 +127,7 @@ void Session::begin_next_exchange(Time now, Counters& counters) {
   count_answer(counters);
   const Turn& turn = turns_.front();
   // A shadow that is ahead of production has already said a part of what the next turns wait for.
-  received_before_ = takes_turns_
+  received_before_ = rhythm_ == Rhythm::turns
                          ? connection_.received()
                          : std::min(connection_.received(), received_before_ + turn.answer);
   began_at_ = now;
@@ -180,6 +192,7 @@ Time Session::deadline() const {
 }
 
 Duration Session::quiet() const {
+  if (rhythm_ == Rhythm::http2) return max_quiet;
   return std::clamp(2 * connection_.smoothed_round_trip(), min_quiet, max_quiet);
 }
 
@@ -190,7 +203,7 @@ void Session::take_rest_of(Session& other) {
   for (size_t i = 1; i < other.turns_.size(); ++i)
     turns_.push_back({ClientOffset(other.turns_[i].begin.value() - gone), other.turns_[i].answer,
                       other.turns_[i].since});
-  takes_turns_ = other.takes_turns_;
+  rhythm_ = other.rhythm_;
   exchange_open_ = true;
   production_answer_ = other.production_answer_;
   waiting_since_ = other.waiting_since_;

@@ -88,6 +88,11 @@ class Session {
     std::unique_ptr<std::deque<Turn>> turns_;  // null or not empty
   };
   enum class Farewell : uint8_t { none, fin, reset };
+  enum class Rhythm : uint8_t {
+    turns,  // the client speaks when the server is done, as far as is known
+    free,   // the client has spoken while the server did
+    http2,  // likewise, but more streams at once than production had may be too many
+  };
 
   void leave(Time now, Farewell farewell, AnswerSeen answer_seen);
   void wait_for_turn(Time now, const Seen& seen);
@@ -98,7 +103,7 @@ class Session {
   Duration quiet() const;
   // When the shadow, if it says nothing more, counts as having answered the exchange in hand.
   Time quiet_at() const;
-  // When the wait for a turn ends where production's two sides do not take turns.
+  // When the wait for a turn ends that has been long.
   Time patience_ends(const Turn& turn) const;
   Time response_deadline() const;
   CloseReason timeout_reason() const;
@@ -111,7 +116,7 @@ class Session {
   uint64_t production_answer_ = 0;
   Time began_at_;  // the exchange in hand
   Time waiting_since_;
-  bool takes_turns_ = true;  // until the client speaks while the server does
+  Rhythm rhythm_ = Rhythm::turns;
   Farewell farewell_ = Farewell::none;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;
