@@ -654,7 +654,8 @@ class Server:
 
 
 class Nginx(Server):
-    """`/` answers with a small body, `/mib` with one of a MiB; `upload` proxies `/upload` to a sink's unix socket."""
+    """`/` answers with the host's name, `/same` alike on all hosts, `/mib` with a MiB; `upload`
+    proxies `/upload` to a sink's unix socket."""
 
     def __init__(self, lab, host, port, keepalive_requests=1000000, upload=None, name=None):
         self.host = host
@@ -726,6 +727,7 @@ http {{
     listen {port} backlog=4096;
     listen [::]:{port} backlog=4096;
     location / {{ return 200 "{host}\\n"; }}
+    location = /same {{ return 200 "the same\\n"; }}
     location = /mib {{ root {directory}; }}
     {upload}
   }}

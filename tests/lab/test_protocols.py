@@ -112,7 +112,7 @@ class Protocols(labtest.LabTest):
 
     def test_pipelining(self):
         """Eight requests are always under way."""
-        self.compare_requests("/", 8, 4)
+        self.compare_requests("/same", 8, 4)
 
     def test_large_responses(self):
         """A MiB each, as fast as they go."""
