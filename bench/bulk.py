@@ -46,8 +46,8 @@ for number in range(mib):
     data = memoryview(block)[number % 256 :][: 1 << 20]
     for at in range(0, len(data), 65536):
         due = began + (number * len(data) + at) / rate if rate else 0
-        if due > time.monotonic():
-            time.sleep(due - time.monotonic())
+        if (early := due - time.monotonic()) > 0:
+            time.sleep(early)
         connection.sendall(data[at : at + 65536])
 connection.shutdown(socket.SHUT_WR)
 connection.recv(1)
