@@ -32,6 +32,7 @@ demo: lab-packages all
 
 bench: lab-packages all
 	@python3 -B bench/rates.py --bin $(BUILD)/bin
+	@python3 -B bench/bulk.py --bin $(BUILD)/bin
 
 format:
 	@tools/install-packages clang-format

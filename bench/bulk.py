@@ -94,7 +94,7 @@ class Run:
             drops = metrics.total("trafficmirror_capture_drops_total")
             self.lost += [f"{int(drops)} packets dropped"] if drops else []
             self.retransmits = metrics.total("trafficmirror_retransmits_total")
-            gigabytes = mib * MIB / 1e9
+            gigabytes = metrics.total("trafficmirror_payload_bytes_total", direction="to_shadow") / 1e9
             self.cpu = [(p.cpu_seconds() - before) / gigabytes for p, before in zip(programs, cpu)]
             self.memory = [program.peak_memory() / 1e6 for program in programs]
 

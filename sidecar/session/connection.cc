@@ -21,7 +21,7 @@ constexpr uint32_t least_mss = 48;
 
 // The most that goes out at once: a wide window opened in one go would be more than the stream to
 // the intercept holds. What is left follows at the next dispatch, which is due at once.
-constexpr uint64_t max_burst = 256 << 10;
+constexpr uint64_t max_burst = 768 << 10;
 
 // RFC 7323 section 5.4: the timestamp clock, here in milliseconds.
 uint32_t timestamp(Time now) {
