@@ -9,7 +9,8 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
   protobuf-compiler protobuf-compiler-grpc libcpp-httplib-dev libyaml-cpp-dev libgtest-dev \
   libspdlog-dev libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libnftables-dev libmnl-dev \
   libxxhash-dev
-LAB_PACKAGES := python3 iproute2 nftables procps nginx-light redis-server redis-tools postgresql
+LAB_PACKAGES := python3 iproute2 nftables procps nginx-light redis-server redis-tools postgresql \
+  nghttp2-client nghttp2-server
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 FUZZ_TARGETS ?= packet session stream configuration
 FUZZ_SECONDS ?= 600
@@ -37,6 +38,7 @@ demo: lab-packages all
 
 bench: lab-packages all
 	@python3 -B bench/rates.py --bin $(BUILD)/bin
+	@python3 -B bench/bulk.py --bin $(BUILD)/bin
 
 format:
 	@tools/install-packages clang-format

@@ -19,6 +19,10 @@ constexpr uint32_t timestamps_length = 12;
 // Whatever the shadow announces; at 0 nothing would ever be sent. Kernels use 48 too.
 constexpr uint32_t least_mss = 48;
 
+// The most that goes out at once: a wide window opened in one go would be more than the stream to
+// the intercept holds. What is left follows at the next dispatch, which is due at once.
+constexpr uint64_t max_burst = 768 << 10;
+
 // RFC 7323 section 5.4: the timestamp clock, here in milliseconds.
 uint32_t timestamp(Time now) {
   return static_cast<uint32_t>(
@@ -324,7 +328,7 @@ void Connection::dispatch(Time now, const Outlet& out) {
 }
 
 Time Connection::deadline() const {
-  Time at = acknowledgment_due_;
+  Time at = burst_cut_ ? last_sent_at_ : acknowledgment_due_;
   if (const auto* retransmit = std::get_if<Retransmit>(&timer_)) at = std::min(at, retransmit->at);
   if (const auto* probe = std::get_if<Probe>(&timer_)) at = std::min(at, probe->at);
   return at;
@@ -380,6 +384,8 @@ void Connection::send_data(Time now, const Outlet& out) {
   while (recovery_ && retransmit_in_recovery(now, out)) {
   }
   const ClientOffset data_end = std::min(allowed_, queue_.end());
+  uint64_t burst = 0;
+  burst_cut_ = false;
   while (next_ < sendable_end()) {
     uint64_t data = data_end > next_ ? data_end - next_ : 0;
     if (next_ < highest_sent_) {  // after a timeout: pass over what has arrived meanwhile
@@ -393,6 +399,11 @@ void Connection::send_data(Time now, const Outlet& out) {
     const uint64_t length = std::min<uint64_t>(data, segment_size_);
     const uint64_t flight = recovery_ && sack_agreed_ ? pipe() : in_flight();
     if (flight > 0 && flight + length > congestion_window_) break;
+    if (burst >= max_burst) {
+      burst_cut_ = true;
+      break;
+    }
+    burst += length;
     const uint64_t room = window_end() > next_ ? window_end() - next_ : 0;
     if (length > room) {
       // RFC 9293 section 3.8.6.2.1, silly windows: a part of a segment only where it is half of the

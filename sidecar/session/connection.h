@@ -235,6 +235,7 @@ class Connection {
   bool closing_ = false;
   bool abort_ = false;
   bool syn_due_ = true;
+  bool burst_cut_ = false;  // more may go out, and did not at the last dispatch
   bool sack_agreed_ = false;
   bool timestamps_agreed_ = false;
   bool window_scale_agreed_ = false;

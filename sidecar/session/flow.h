@@ -62,10 +62,14 @@ struct Flow : Timed {
   // with its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
     // The server's FIN is no answer: a shadow may leave it to the client to close first.
-    if (server_finished && acknowledgment == *server_next) acknowledgment = acknowledgment - 1U;
+    std::optional<net::SequenceNumber> said = server_next;
+    if (server_finished) {
+      said = *said - 1U;
+      if (acknowledgment == *server_next) acknowledgment = *said;
+    }
     if (!answer_seen || acknowledgment <= *answer_seen) return std::nullopt;
     return Session::Seen{static_cast<uint64_t>(acknowledgment - *answer_seen),
-                         server_next && *server_next > acknowledgment};
+                         said && *said > acknowledgment};
   }
   void saw_answer(net::SequenceNumber acknowledgment) {
     if (!answer_seen || acknowledgment > *answer_seen) answer_seen = acknowledgment;

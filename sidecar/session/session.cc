@@ -1,6 +1,7 @@
 #include "sidecar/session/session.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 namespace trafficmirror::session {
@@ -11,6 +12,15 @@ namespace {
 // within one.
 constexpr Duration min_quiet = std::chrono::milliseconds(2);
 constexpr Duration max_quiet = std::chrono::milliseconds(50);
+// A client that does not take turns is held back no longer than this by a shadow that says nothing.
+constexpr Duration max_wait = std::chrono::milliseconds(50);
+
+// RFC 9113 section 3.4: many streams share the connection, and neither side waits for the other.
+bool begins_http2(std::span<const uint8_t> bytes) {
+  constexpr std::string_view preface = "PRI * HTTP/2.0\r\n";
+  return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
+      .starts_with(preface);
+}
 
 CloseReason reason_of(Connection::Ending ending) {
   switch (ending) {
@@ -31,6 +41,7 @@ CloseReason reason_of(Connection::Ending ending) {
 
 void Session::client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen) {
   if (answer_seen) wait_for_turn(now, *answer_seen);
+  if (connection_.end() == ClientOffset(0) && begins_http2(bytes)) rhythm_ = Rhythm::http2;
   connection_.append(bytes);
   if (turns_.empty()) exchange_open_ = true;
 }
@@ -55,7 +66,8 @@ void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
 
 void Session::wait_for_turn(Time now, const Seen& seen) {
   if (turns_.empty()) waiting_since_ = now;
-  turns_.push_back({connection_.end(), seen.bytes, seen.more_under_way});
+  if (seen.more_under_way && rhythm_ == Rhythm::turns) rhythm_ = Rhythm::free;
+  turns_.push_back({connection_.end(), seen.bytes, now});
   production_answer_ = 0;
 }
 
@@ -75,9 +87,12 @@ void Session::process(Time now, const net::Packet& packet, Counters& counters) {
 
 // The turn rule: the shadow has all of the exchange before, and has answered it. That it has is
 // known by as many bytes as production's answer had, or, as the shadow's answer may be shorter, by
-// PSH and a quiet time. A server that speaks without being asked may have said what there was to
-// say before: then the quiet time alone ends the wait.
+// PSH and a quiet time. Where the two sides do not take turns (pipelining, many streams on one
+// connection, a server that speaks without being asked) the shadow may have said before what there
+// was to say: then the quiet time alone ends the wait, and so does patience, since the client did
+// not wait for the server's end either.
 bool Session::answered(const Turn& turn, Time now) const {
+  if (now >= patience_ends(turn)) return true;
   if (connection_.acknowledged() < turn.begin) return false;
   if (connection_.shadow_finished()) return true;
   const uint64_t answer = connection_.received() - received_before_;
@@ -87,8 +102,19 @@ bool Session::answered(const Turn& turn, Time now) const {
 Time Session::quiet_at() const {
   if (connection_.received() == 0 || !connection_.received_to_push()) return never;
   if (connection_.received() > received_before_) return connection_.last_received_at() + quiet();
-  if (unprompted_) return std::max(connection_.last_received_at(), began_at_) + quiet();
+  if (rhythm_ != Rhythm::turns)
+    return std::max(connection_.last_received_at(), began_at_) + quiet();
   return never;
+}
+
+Time Session::patience_ends(const Turn& turn) const {
+  // What a shadow that has closed did not take goes on in another session, from a turn on. And a
+  // server that is left need not answer any more: a farewell waits.
+  if (rhythm_ != Rhythm::free || connection_.shadow_finished() || turn.begin == connection_.end())
+    return never;
+  // A shadow that is still speaking is waited for.
+  if (connection_.received() == 0 || !connection_.received_to_push()) return never;
+  return std::max(turn.since + max_wait, connection_.last_received_at() + quiet());
 }
 
 void Session::count_answer(Counters& counters) {
@@ -101,10 +127,9 @@ void Session::begin_next_exchange(Time now, Counters& counters) {
   count_answer(counters);
   const Turn& turn = turns_.front();
   // A shadow that is ahead of production has already said a part of what the next turns wait for.
-  received_before_ = turn.unprompted
-                         ? std::min(connection_.received(), received_before_ + turn.answer)
-                         : connection_.received();
-  unprompted_ = turn.unprompted;
+  received_before_ = rhythm_ == Rhythm::turns
+                         ? connection_.received()
+                         : std::min(connection_.received(), received_before_ + turn.answer);
   began_at_ = now;
   const ClientOffset begin = turn.begin;
   turns_.pop_front();
@@ -162,10 +187,12 @@ Time Session::deadline() const {
   Time at = std::min(connection_.deadline(), response_deadline());
   if (!turns_.empty() && connection_.acknowledged() >= turns_.front().begin)
     at = std::min(at, quiet_at());
+  if (!turns_.empty()) at = std::min(at, patience_ends(turns_.front()));
   return at;
 }
 
 Duration Session::quiet() const {
+  if (rhythm_ == Rhythm::http2) return max_quiet;
   return std::clamp(2 * connection_.smoothed_round_trip(), min_quiet, max_quiet);
 }
 
@@ -175,7 +202,8 @@ void Session::take_rest_of(Session& other) {
   // The first exchange of the rest has its turn now.
   for (size_t i = 1; i < other.turns_.size(); ++i)
     turns_.push_back({ClientOffset(other.turns_[i].begin.value() - gone), other.turns_[i].answer,
-                      other.turns_[i].unprompted});
+                      other.turns_[i].since});
+  rhythm_ = other.rhythm_;
   exchange_open_ = true;
   production_answer_ = other.production_answer_;
   waiting_since_ = other.waiting_since_;

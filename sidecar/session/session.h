@@ -19,8 +19,8 @@ class Session {
   // to the exchange in hand and do not wait.
   struct Seen {
     uint64_t bytes;
-    // The server had sent more than this: it speaks without being asked, and what it says next need
-    // not be an answer to what the client says now.
+    // The server had sent more than this: the client does not wait until the server is done, and
+    // what it says next need not be an answer to what the client says now.
     bool more_under_way = false;
   };
   using AnswerSeen = std::optional<Seen>;
@@ -60,7 +60,7 @@ class Session {
   struct Turn {
     ClientOffset begin;
     uint64_t answer;  // bytes of production's answer to the exchange before
-    bool unprompted;  // more of production's was under way when this exchange began
+    Time since;       // when production's client began it
   };
   // Costs a pointer while there are none, as is so in most sessions at most times.
   class Turns {
@@ -88,6 +88,11 @@ class Session {
     std::unique_ptr<std::deque<Turn>> turns_;  // null or not empty
   };
   enum class Farewell : uint8_t { none, fin, reset };
+  enum class Rhythm : uint8_t {
+    turns,  // the client speaks when the server is done, as far as is known
+    free,   // the client has spoken while the server did
+    http2,  // likewise, but more streams at once than production had may be too many
+  };
 
   void leave(Time now, Farewell farewell, AnswerSeen answer_seen);
   void wait_for_turn(Time now, const Seen& seen);
@@ -98,6 +103,8 @@ class Session {
   Duration quiet() const;
   // When the shadow, if it says nothing more, counts as having answered the exchange in hand.
   Time quiet_at() const;
+  // When the wait for a turn ends that has been long.
+  Time patience_ends(const Turn& turn) const;
   Time response_deadline() const;
   CloseReason timeout_reason() const;
 
@@ -109,7 +116,7 @@ class Session {
   uint64_t production_answer_ = 0;
   Time began_at_;  // the exchange in hand
   Time waiting_since_;
-  bool unprompted_ = false;  // Turn::unprompted of the exchange in hand
+  Rhythm rhythm_ = Rhythm::turns;
   Farewell farewell_ = Farewell::none;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;

@@ -47,6 +47,8 @@ SIDECAR_HTTP = 19464
 INTERCEPT_HTTP = 9464
 INTERCEPT_GRPC = 7443
 
+DELAY_INTERFACE = "delay"
+
 
 class LabError(Exception):
     """What the lab could not do, in one line."""
@@ -335,9 +337,10 @@ class Lab:
         # A client that opens thousands of connections a second needs its ports back.
         self._sysctl(self.hosts[0], "net/ipv4/ip_local_port_range", "1024 65535")
 
-    def _ip(self, host, lines):
+    def _ip(self, host, lines, *options):
         descriptors = [other.fd for other in self.hosts]  # for `netns /proc/self/fd/N`
-        host.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", pass_fds=descriptors)
+        command = ["ip", *options, "-batch", "-"]
+        host.run(command, input="\n".join(lines) + "\n", pass_fds=descriptors)
 
     def _sysctl(self, host, name, value):
         with host.network(), open(f"/proc/sys/{name}", "w") as file:
@@ -438,6 +441,7 @@ class Lab:
         self._losses[source.name, destination.name] = (source, destination, per_mille)
         rules = ["table inet lab", "delete table inet lab", "table inet lab {", "chain forward {"]
         rules.append("type filter hook forward priority 0;")
+        rules.append(f'iifname "{DELAY_INTERFACE}" accept')  # it was here before its delay
         for a, b, n in self._losses.values():
             for ip, x, y in (("ip", a.ipv4, b.ipv4), ("ip6", a.ipv6, b.ipv6)):
                 if n > 0:
@@ -446,6 +450,27 @@ class Lab:
                     )
         rules += ["}", "}"]
         self.router.run(["nft", "-f", "-"], input="\n".join(rules) + "\n")
+
+    def delay(self, one, other, **options):
+        """Packets between two hosts, both ways, take their time; options are those of delay.cc."""
+        command = [self.program("trafficmirror-delay"), "--interface", DELAY_INTERFACE]
+
+        def up():
+            links = self.router.run(["ip", "-o", "link"]).stdout
+            return f" {DELAY_INTERFACE}:" in links
+
+        process = self.start_ready(self.router, [*command, *flags(options)], "delay", up)
+        # A queue that holds a window of a connection in a hurry.
+        self._ip(self.router, [f"link set {DELAY_INTERFACE} mtu {self.mtu} txqueuelen 10000 up"])
+        for family in (4, 6):
+            lines = [f"route add default dev {DELAY_INTERFACE} table 77"]
+            for source, destination in ((one, other), (other, one)):
+                addresses = f"from {source.address(family)} to {destination.address(family)}"
+                lines.append(f"rule add {addresses} iif {source.name} table 77")
+            self._ip(self.router, lines, f"-{family}")
+        for interface in ("all", DELAY_INTERFACE):
+            self._sysctl(self.router, f"net/ipv4/conf/{interface}/rp_filter", 0)
+        return process
 
     # --- servers ------------------------------------------------------------------------------
 
@@ -462,6 +487,12 @@ class Lab:
         command += ["--protected-mode", "no", "--save", "", "--appendonly", "no"]
         command += ["--enable-debug-command", "yes", "--dir", directory]
         return self.start_ready(host, command, f"redis-{host.name}", lambda: host.accepts(port))
+
+    def talker(self, host, protocol, port=80):
+        return Talker(self, host, protocol, port)
+
+    def nghttpd(self, host, port=80):
+        return Nghttpd(self, host, port)
 
     def postgres(self, host, port=5432):
         """With a database `postgres` and a user `postgres` that needs no password."""
@@ -623,7 +654,8 @@ class Server:
 
 
 class Nginx(Server):
-    """`/` answers with a small body; `upload` proxies `/upload` to a sink's unix socket."""
+    """`/` answers with the host's name, `/same` alike on all hosts, `/mib` with a MiB; `upload`
+    proxies `/upload` to a sink's unix socket."""
 
     def __init__(self, lab, host, port, keepalive_requests=1000000, upload=None, name=None):
         self.host = host
@@ -633,6 +665,8 @@ class Nginx(Server):
         self.log_file = os.path.join(self.directory, "requests.log")
         self._lab = lab
         os.makedirs(self.directory, exist_ok=True)
+        with open(os.path.join(self.directory, "mib"), "wb") as file:
+            file.write(bytes(1 << 20))
         upload_location = ""
         if upload is not None:
             # nginx reads the whole body before it passes it on.
@@ -693,6 +727,8 @@ http {{
     listen {port} backlog=4096;
     listen [::]:{port} backlog=4096;
     location / {{ return 200 "{host}\\n"; }}
+    location = /same {{ return 200 "the same\\n"; }}
+    location = /mib {{ root {directory}; }}
     {upload}
   }}
 }}
@@ -732,6 +768,50 @@ class Sink(Server):
                     name, length, digest = line.split()
                     bodies[name] = (int(length), digest)
         return bodies
+
+
+Message = collections.namedtuple("Message", "name time digest")
+
+
+class Talker(Server):
+    """The server of talk.py."""
+
+    def __init__(self, lab, host, protocol, port):
+        self.host = host
+        self.port = port
+        self.log_file = lab.path(f"{protocol}-{host.name}.messages")
+        command = [sys.executable, os.path.join(HERE, "talk.py"), "serve", protocol]
+        command += ["--port", str(port), "--log", self.log_file]
+        self.process = lab.start_ready(host, command, f"{protocol}-{host.name}", self.listens)
+
+    def listens(self):
+        listening = self.host.run(["ss", "-Hltn", f"sport = :{self.port}"]).stdout
+        return bool(listening) and os.path.exists(self.log_file)
+
+    def messages(self):
+        with open(self.log_file) as file:
+            lines = [line.split() for line in file if line.endswith("\n")]
+        return [Message(name, float(time), digest) for name, time, digest in lines]
+
+
+class Nghttpd(Server):
+    """HTTP/2 without TLS: `/` and any query. The verbose log has each request."""
+
+    def __init__(self, lab, host, port):
+        self.host = host
+        self.port = port
+        name = f"nghttpd-{host.name}"
+        os.makedirs(lab.path(name), exist_ok=True)
+        with open(lab.path(name, "index.html"), "w") as file:
+            file.write("a small answer\n")
+        command = ["nghttpd", "--no-tls", "--verbose", "--address=0.0.0.0", "-d", lab.path(name)]
+        command.append(str(port))
+        self.process = lab.start_ready(host, command, name, lambda: host.accepts(port))
+        self.log_file = self.process.log
+
+    def ids(self):
+        with open(self.log_file, errors="replace") as file:
+            return re.findall(r":path: \S*[?&]id=([^&\s]+)", file.read())
 
 
 NO_TLS = {"PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 import lab as lab_module
 import labtest
@@ -93,6 +94,35 @@ class Topology(labtest.LabTest):
             self.assertAlmostEqual(received, 1600, delta=110)
             lab.lose(lab.client, lab.shadow, 0)
             self.assertTrue(self.reaches(lab.client, lab.shadow, 4))
+
+    def test_delay(self):
+        """All of it arrives, late, and only what is held is overtaken."""
+        with Lab() as lab:
+            lab.delay(lab.client, lab.shadow, milliseconds=20, held=200, held_milliseconds=10)
+            for family, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+                with lab.shadow.network():
+                    receiver = socket.socket(kind, socket.SOCK_DGRAM)
+                    receiver.bind(("", 9))
+                with lab.client.network():
+                    sender = socket.socket(kind, socket.SOCK_DGRAM)
+                receiver.settimeout(5)
+                for number in range(100):
+                    sender.sendto(number.to_bytes(2, "big"), (lab.shadow.address(family), 9))
+                    time.sleep(0.0001)
+                received = []
+                while len(received) < 100:
+                    received.append(int.from_bytes(receiver.recv(2), "big"))
+                sender.close()
+                receiver.close()
+                self.assertEqual(sorted(received), list(range(100)))
+                late = [a for a, b in zip(received, received[1:]) if a > b]
+                self.assertGreater(len(late), 1)
+                self.assertLess(len(late), 50)
+                # Back and forth: the other host's refusal is late too.
+                began = time.monotonic()
+                self.assertTrue(self.reaches(lab.shadow, lab.client, family))
+                self.assertGreater(time.monotonic() - began, 0.04)
+            self.assertTrue(self.reaches(lab.client, lab.production, 4))
 
 
 class Servers(labtest.LabTest):
