@@ -44,8 +44,9 @@ class SourcePorts {
   SessionEntry* user(const net::Endpoint& endpoint) const;
 
   bool contains(const net::Endpoint& endpoint) const { return find(endpoint).has_value(); }
-  // A quarter of them, or fewer, is left: time to ask for more.
-  bool low() const { return !slots_.empty() && (ipv4_.size + ipv6_.size) * 4 <= slots_.size(); }
+  // Half of them, or fewer, are left: time to ask for more. A batch of captured packets may bring
+  // hundreds of SYNs.
+  bool low() const { return !slots_.empty() && (ipv4_.size + ipv6_.size) * 2 <= slots_.size(); }
 
  private:
   static constexpr uint32_t none = UINT32_MAX;

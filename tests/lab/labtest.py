@@ -78,7 +78,12 @@ class LabTest(unittest.TestCase):
         summary = running.finish(load["seconds"] + 30)
         self.assert_served(summary)
         answered = running.ids()
-        self.assert_same_requests([*shadow_before, *answered], shadow)
+        try:
+            self.assert_same_requests([*shadow_before, *answered], shadow)
+        except AssertionError:
+            # The counters say why.
+            self.assert_nothing_unmirrored(mirror.metrics())
+            raise
         self.assertLessEqual(set(answered), set(production.ids()))
         metrics = mirror.metrics()
         self.assert_sums_close(metrics)
