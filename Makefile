@@ -1,6 +1,7 @@
 # make         build            make demo   mirror a live nginx, watched     make test   every test
 # make format  clang-format     make tidy   clang-tidy     make bench   what mirroring costs
 # make asan, make tsan   every test under sanitizers
+# make soak     simulates new seeds until stopped
 # make fuzz     looks for new inputs         make fuzz-corpus   keeps those that reach further
 
 BUILD ?= build
@@ -15,9 +16,11 @@ FUZZ_PACKAGES := clang libclang-rt-14-dev
 FUZZ_TARGETS ?= packet session stream configuration
 FUZZ_SECONDS ?= 600
 FUZZ := $(BUILD)-fuzz
+# Other seeds each time.
+SOAK_FROM ?= $(shell date +%s)0001
 SOURCES = git ls-files '*.h' '*.cc'
 
-.PHONY: all demo test bench format tidy asan tsan fuzz fuzz-build fuzz-corpus clean build-packages \
+.PHONY: all demo test bench format tidy asan tsan soak fuzz fuzz-build fuzz-corpus clean build-packages \
   lab-packages
 
 all: build-packages
@@ -53,6 +56,12 @@ asan:
 
 tsan:
 	@$(MAKE) test BUILD=$(BUILD)-tsan CMAKE_FLAGS="-DSANITIZER=thread"
+
+# A line for every 10,000 seeds; ends at the first that fails.
+soak: all
+	@seq -f %.0f $(SOAK_FROM) 10000 inf | xargs -P $(JOBS) -I{} sh -c ' \
+	  result=$$($(BUILD)/bin/simulation --seeds {}-$$(({} + 9999))) || { echo "$$result"; exit 255; }; \
+	  echo "$$result" | head -1'
 
 fuzz-build:
 	@tools/install-packages $(BUILD_PACKAGES) $(FUZZ_PACKAGES)
