@@ -193,10 +193,15 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
     close(now, entry, CloseReason::capture_gap);
     return;
   }
+  const bool sent_again =
+      packet.tcp.sequence != flow.client->next() || flow.client->has_gap() ||
+      (flow.server_received && *flow.server_received > packet.tcp.sequence);
   // What was cut by the capture is not there; if nobody sends it again it is a gap.
   flow.client->insert(packet.tcp.sequence, packet.payload, packet.tcp.acknowledgment,
                       [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
-                        entry.session.client_sent(now, bytes, flow.new_answer(acknowledgment));
+                        Session::AnswerSeen seen = flow.new_answer(acknowledgment);
+                        if (seen) seen->sent_again = sent_again;
+                        entry.session.client_sent(now, bytes, seen);
                         flow.saw_answer(acknowledgment);
                         flow.boundary = Boundary::unknown;
                       });

@@ -67,7 +67,7 @@ void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
 void Session::wait_for_turn(Time now, const Seen& seen) {
   if (turns_.empty()) waiting_since_ = now;
   if (seen.more_under_way && rhythm_ == Rhythm::turns) rhythm_ = Rhythm::free;
-  turns_.push_back({connection_.end(), seen.bytes, now});
+  turns_.push_back({connection_.end(), seen.bytes, now, seen.sent_again});
   production_answer_ = 0;
 }
 
@@ -200,9 +200,11 @@ void Session::take_rest_of(Session& other) {
   const uint64_t gone = other.turns_.front().begin.value();
   connection_.put_unsent(other.connection_.take_unsent());
   // The first exchange of the rest has its turn now.
-  for (size_t i = 1; i < other.turns_.size(); ++i)
-    turns_.push_back({ClientOffset(other.turns_[i].begin.value() - gone), other.turns_[i].answer,
-                      other.turns_[i].since});
+  for (size_t i = 1; i < other.turns_.size(); ++i) {
+    Turn turn = other.turns_[i];
+    turn.begin = ClientOffset(turn.begin.value() - gone);
+    turns_.push_back(turn);
+  }
   rhythm_ = other.rhythm_;
   exchange_open_ = true;
   production_answer_ = other.production_answer_;

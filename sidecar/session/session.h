@@ -22,6 +22,9 @@ class Session {
     // The server had sent more than this: the client does not wait until the server is done, and
     // what it says next need not be an answer to what the client says now.
     bool more_under_way = false;
+    // The bytes were captured only when they were sent again, with an acknowledgment of that later
+    // time: the exchange may begin behind their start.
+    bool sent_again = false;
   };
   using AnswerSeen = std::optional<Seen>;
 
@@ -48,7 +51,12 @@ class Session {
   std::optional<CloseReason> closed() const { return closed_; }
 
   // Where a session ended as shadow_closed: what the next one, which takes its place, has to carry.
-  bool has_rest() const { return closed_ == CloseReason::shadow_closed && !turns_.empty(); }
+  // An exchange of which it is not known where it begins can't be the first on a connection, and
+  // none of HTTP/2 can: its headers refer to earlier ones (RFC 7541 section 2.3.2).
+  bool has_rest() const {
+    return closed_ == CloseReason::shadow_closed && !turns_.empty() &&
+           !turns_.front().sent_again && rhythm_ != Rhythm::http2;
+  }
   void take_rest_of(Session& other);
 
   Connection& connection() { return connection_; }
@@ -61,6 +69,7 @@ class Session {
     ClientOffset begin;
     uint64_t answer;  // bytes of production's answer to the exchange before
     Time since;       // when production's client began it
+    bool sent_again;  // as in Seen
   };
   // Costs a pointer while there are none, as is so in most sessions at most times.
   class Turns {

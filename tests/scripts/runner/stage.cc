@@ -12,11 +12,6 @@ constexpr const char* client_address = "192.0.2.7";
 constexpr uint16_t first_client_port = 40001;
 constexpr session::Duration tolerance = std::chrono::milliseconds(1);
 
-// The client's byte at a sequence number.
-uint8_t byte_at(uint32_t sequence) {
-  return static_cast<uint8_t>(sequence * 2654435761U >> 13);
-}
-
 session::Engine::Options engine_options(const Script& script) {
   const auto value = [&](const char* name, uint64_t otherwise) {
     const auto found = script.settings.find(name);
@@ -48,7 +43,8 @@ Stage::Stage(const Script& script)
       engine_(engine_options(script), *this),
       target_(endpoint(setting("family", "ipv4") == "ipv6" ? "fd02::1" : "10.2.0.1", 8080)),
       mtu_(static_cast<uint16_t>(std::stoul(setting("mtu", "1500")))),
-      ports_(static_cast<uint16_t>(std::stoul(setting("source-ports", "100")))) {
+      ports_(static_cast<uint16_t>(std::stoul(setting("source-ports", "100")))),
+      http2_(setting("http2", "no") == "yes") {
   if (setting("lease", "yes") == "yes") engine_.set_lease(now_, lease());
 }
 
@@ -217,6 +213,14 @@ void Stage::perform_packet(const Line& line) {
     bytes[i] = byte_at(said.data.value_or(said.sequence) + i);
   packet.payload = bytes;
   engine_.on_production(now_, packet);
+}
+
+// The client's byte at a sequence number.
+uint8_t Stage::byte_at(uint32_t sequence) const {
+  constexpr std::string_view preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+  if (http2_ && sequence >= 1 && sequence <= preface.size())
+    return static_cast<uint8_t>(preface[sequence - 1]);
+  return static_cast<uint8_t>(sequence * 2654435761U >> 13);
 }
 
 void Stage::send(const session::Path& path, const session::Segment& segment) {

@@ -48,6 +48,7 @@ class Stage : public session::SegmentSink {
   void perform_packet(const Line& line);
   void run();
   session::Lease lease() const;
+  uint8_t byte_at(uint32_t sequence) const;
   std::string setting(const std::string& name, const std::string& otherwise) const;
   bool matches(const Line& line, const Output& output) const;
   std::string describe(const Output& output) const;
@@ -58,6 +59,7 @@ class Stage : public session::SegmentSink {
   net::Endpoint target_;
   uint16_t mtu_;
   uint16_t ports_;
+  bool http2_;
   std::map<unsigned, Stream> clients_;
   std::map<unsigned, Stream> servers_;
   std::vector<Mirrored> sessions_;
