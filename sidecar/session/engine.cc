@@ -193,9 +193,8 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
     close(now, entry, CloseReason::capture_gap);
     return;
   }
-  const bool sent_again =
-      packet.tcp.sequence != flow.client->next() || flow.client->has_gap() ||
-      (flow.server_received && *flow.server_received > packet.tcp.sequence);
+  const bool sent_again = packet.tcp.sequence != flow.client->next() || flow.client->has_gap() ||
+                          (flow.server_received && *flow.server_received > packet.tcp.sequence);
   // What was cut by the capture is not there; if nobody sends it again it is a gap.
   flow.client->insert(packet.tcp.sequence, packet.payload, packet.tcp.acknowledgment,
                       [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {

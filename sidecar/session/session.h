@@ -54,8 +54,8 @@ class Session {
   // An exchange of which it is not known where it begins can't be the first on a connection, and
   // none of HTTP/2 can: its headers refer to earlier ones (RFC 7541 section 2.3.2).
   bool has_rest() const {
-    return closed_ == CloseReason::shadow_closed && !turns_.empty() &&
-           !turns_.front().sent_again && rhythm_ != Rhythm::http2;
+    return closed_ == CloseReason::shadow_closed && !turns_.empty() && !turns_.front().sent_again &&
+           rhythm_ != Rhythm::http2;
   }
   void take_rest_of(Session& other);
 

@@ -24,8 +24,8 @@ std::optional<session::Lease> to_lease(const v1::Lease& message);
 template <typename Take>
 bool for_each_header(std::string_view headers, Take&& take) {
   while (!headers.empty()) {
-    const auto parsed = net::parse_packet(
-        {reinterpret_cast<const uint8_t*>(headers.data()), headers.size()}, 0);
+    const auto parsed =
+        net::parse_packet({reinterpret_cast<const uint8_t*>(headers.data()), headers.size()}, 0);
     const auto* packet = std::get_if<net::Packet>(&parsed);
     if (!packet) return false;
     take(*packet);
