@@ -16,6 +16,16 @@ constexpr Duration shadow_down_pause = std::chrono::seconds(1);
 // segments of a few bytes each are an attack (CVE-2019-11479).
 constexpr uint16_t min_mss = 536;
 
+// How far a connection's sequence numbers may move unseen: what a fast one sends while the capture
+// is out for half a second.
+constexpr int32_t most_unseen = 64 << 20;
+
+// Whether a number is of another connection than the one that is at `known`.
+bool is_elsewhere(net::SequenceNumber number, net::SequenceNumber known) {
+  const int32_t distance = number - known;
+  return distance > most_unseen || distance < -most_unseen;
+}
+
 // Whether a client's bytes are surely the beginning of a request, for the protocol whose requests
 // say so: HTTP/1 (RFC 9110 section 9).
 bool begins_request(std::span<const uint8_t> bytes) {
@@ -164,6 +174,8 @@ void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
     return;
   }
   if (!tcp.flags.ack) return;
+  // RFC 5961 section 5: production's server drops what acknowledges bytes that it never sent.
+  if (flow.server_next && is_elsewhere(tcp.acknowledgment, *flow.server_next)) return;
   if (!flow.answer_seen && packet.payload_length == 0) flow.saw_answer(tcp.acknowledgment);
   if (tcp.flags.fin && !flow.client_fin) {
     flow.client_fin = tcp.sequence + packet.payload_length;
@@ -252,7 +264,8 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
     }
     return;
   }
-  if (tcp.flags.syn && flow.server_syn.value_or(tcp.sequence) != tcp.sequence) {
+  if ((tcp.flags.syn && flow.server_syn.value_or(tcp.sequence) != tcp.sequence) ||
+      (flow.server_next && is_elsewhere(tcp.sequence, *flow.server_next))) {
     // A new connection on the four-tuple, whose SYN was not captured.
     end_flow(now, flow, CloseReason::flow_reused);
     return;
