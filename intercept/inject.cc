@@ -1,10 +1,13 @@
 #include "intercept/inject.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <spdlog/spdlog.h>
@@ -19,6 +22,21 @@ namespace {
 
 constexpr int send_buffer_bytes = 8 << 20;
 constexpr size_t packets_a_call = 128;
+// A neighbour may move, and one that is not known may become so with the next packet.
+constexpr std::chrono::milliseconds next_hop_life{1000};
+constexpr std::chrono::milliseconds next_hop_pause{100};
+
+// The virtio_net_hdr of linux/virtio_net.h, which C++ compilers don't take. In host byte order.
+struct Offload {
+  uint8_t flags = 1;  // VIRTIO_NET_HDR_F_NEEDS_CSUM
+  uint8_t gso_type = 0;
+  uint16_t header_length = 0;
+  uint16_t gso_size = 0;
+  uint16_t checksum_start = 0;
+  uint16_t checksum_offset = 16;  // in a TCP header
+};
+constexpr uint8_t gso_tcp_ipv4 = 1;
+constexpr uint8_t gso_tcp_ipv6 = 4;
 
 InjectError classify(int error) {
   switch (error) {
@@ -63,6 +81,12 @@ void set_destination(sockaddr_in6& to, const char* packet, unsigned scope) {
 
 Injector::Injector(std::string interface, Counters& counters)
     : interface_(std::move(interface)), counters_(counters) {
+  const auto widen = [](int socket) {
+    // A failure leaves the system's own size, which only makes queue_full likelier.
+    if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &send_buffer_bytes,
+                     sizeof send_buffer_bytes) != 0)
+      ::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes);
+  };
   const std::array<int, 2> families = {AF_INET, AF_INET6};
   for (size_t i = 0; i < families.size(); ++i) {
     // IPPROTO_RAW: packets come with their IP header, and nothing is received (raw(7)).
@@ -74,11 +98,15 @@ Injector::Injector(std::string interface, Counters& counters)
       throw program::StartError(std::string("no raw socket can be opened: ") +
                                 std::strerror(errno));
     }
-    // A failure leaves the system's own size, which only makes queue_full likelier.
-    if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &send_buffer_bytes,
-                     sizeof send_buffer_bytes) != 0)
-      ::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes);
+    widen(socket);
   }
+  // Protocol 0: nothing is received.
+  link_ = Descriptor(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const int on = 1;
+  if (!link_ || ::setsockopt(link_.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on) != 0)
+    throw program::StartError(std::string("a packet socket can't be set up: ") +
+                              std::strerror(errno));
+  widen(link_.get());
   if (sockets_[static_cast<size_t>(net::Family::ipv6)]) listen_for_too_big();
   rebind();
 }
@@ -107,7 +135,83 @@ void Injector::rebind() {
   }
 }
 
+std::optional<NextHop> Injector::next_hop(const net::IpAddress& to) {
+  const auto now = std::chrono::steady_clock::now();
+  const std::lock_guard lock(next_hops_mutex_);
+  KnownNextHop& known = next_hops_[to];
+  if (now >= known.good_until) {
+    known.next_hop = look_up_next_hop(interface_, to);
+    known.good_until = now + (known.next_hop ? next_hop_life : next_hop_pause);
+  }
+  return known.next_hop;
+}
+
+// Packets of one connection keep their order.
 void Injector::send(std::string_view packets) {
+  std::string_view rest = packets;
+  while (!rest.empty()) {
+    const std::string_view from_here = rest;
+    if (const auto super = SuperPacket::take(rest)) {
+      send_each(packets.substr(0, packets.size() - from_here.size()));
+      if (!send_super(*super)) send_each(from_here.substr(0, from_here.size() - rest.size()));
+      packets = rest;
+    } else {
+      const auto length =
+          first_packet_length({reinterpret_cast<const uint8_t*>(rest.data()), rest.size()});
+      rest.remove_prefix(length.value_or(rest.size()));
+    }
+  }
+  send_each(packets);
+}
+
+// False where it has to travel as single packets.
+bool Injector::send_super(const SuperPacket& super) {
+  const auto hop = next_hop(super.destination());
+  if (!hop) return false;
+  const bool ipv4 = super.family() == net::Family::ipv4;
+  const auto header_length = sizeof(ethhdr) + super.headers().size();
+  ethhdr ethernet{};
+  std::copy(hop->neighbour.begin(), hop->neighbour.end(), ethernet.h_dest);
+  std::copy(hop->own.begin(), hop->own.end(), ethernet.h_source);
+  ethernet.h_proto = htons(ipv4 ? ETH_P_IP : ETH_P_IPV6);
+  Offload offload;
+  offload.gso_type = ipv4 ? gso_tcp_ipv4 : gso_tcp_ipv6;
+  offload.header_length = static_cast<uint16_t>(header_length);
+  offload.gso_size = super.segment_size();
+  offload.checksum_start = static_cast<uint16_t>(sizeof(ethhdr) + super.ip_header_length());
+
+  std::array<iovec, SuperPacket::max_segments + 3> parts;
+  parts[0] = {&offload, sizeof offload};
+  parts[1] = {&ethernet, sizeof ethernet};
+  parts[2] = {const_cast<uint8_t*>(super.headers().data()), super.headers().size()};
+  size_t count = 3;
+  for (const std::string_view payload : super.payloads())
+    parts[count++] = {const_cast<char*>(payload.data()), payload.size()};
+  sockaddr_ll to{};
+  to.sll_family = AF_PACKET;
+  to.sll_protocol = ethernet.h_proto;
+  to.sll_ifindex = static_cast<int>(interface_index_.load(std::memory_order_relaxed));
+  msghdr message{};
+  message.msg_name = &to;
+  message.msg_namelen = sizeof to;
+  message.msg_iov = parts.data();
+  message.msg_iovlen = count;
+
+  const size_t packets = super.payloads().size();
+  ssize_t sent = 0;
+  do sent = ::sendmsg(link_.get(), &message, 0);
+  while (sent < 0 && errno == EINTR);
+  if (sent >= 0) {
+    add(counters_.injected_packets, packets);
+    add(counters_.injected_bytes, super.segment_bytes());
+    return true;
+  }
+  if (errno == EINVAL) return false;  // a link that can't cut them up
+  failed(errno, packets);
+  return true;
+}
+
+void Injector::send_each(std::string_view packets) {
   while (!packets.empty()) {
     if (family_of(packets[0]) == net::Family::ipv4)
       send_family<sockaddr_in>(packets);

@@ -1,14 +1,21 @@
-// Sends whole IP packets out of one interface.
+// Sends whole IP packets out of one interface: the kernel routes them. Successive segments of one
+// connection leave as a super-packet, where the kernel's own way out is plain Ethernet; its
+// netfilter rules for what a host sends are then passed by.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "intercept/counters.h"
 #include "intercept/descriptor.h"
+#include "intercept/next_hop.h"
+#include "intercept/super_packet.h"
 #include "program/log.h"
 
 namespace trafficmirror::intercept {
@@ -26,8 +33,11 @@ class Injector {
   void rebind();
 
  private:
-  template <typename Message>
+  void send_each(std::string_view packets);
+  template <typename Address>
   void send_family(std::string_view& packets);
+  bool send_super(const SuperPacket& super);
+  std::optional<NextHop> next_hop(const net::IpAddress& to);
   void failed(int error, size_t packets);
   void listen_for_too_big();
 
@@ -37,6 +47,13 @@ class Injector {
   // By net::Family. Without IPv6 in the kernel there is none for it.
   std::array<Descriptor, 2> sockets_;
   Descriptor too_big_;  // never read
+  Descriptor link_;
+  struct KnownNextHop {
+    std::optional<NextHop> next_hop;
+    std::chrono::steady_clock::time_point good_until;
+  };
+  std::mutex next_hops_mutex_;
+  std::map<net::IpAddress, KnownNextHop> next_hops_;  // of targets, which are few
   std::mutex log_mutex_;
   program::LogLimit log_limit_;
 };

@@ -7,6 +7,7 @@
 
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <linux/if_ether.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -18,6 +19,7 @@
 #include "intercept/inject.h"
 #include "intercept/intercept.h"
 #include "intercept/kernel_state.h"
+#include "intercept/next_hop.h"
 #include "intercept/path.h"
 #include "intercept/socket_address.h"
 #include "intercept/tap.h"
@@ -206,6 +208,58 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   for (int i = 0; i < 1000; ++i) many += good;
   injector.send(many);
   EXPECT_EQ(counters.injected_packets, 1003u);
+}
+
+TEST_F(InterceptNetwork, SegmentsOfABulkUploadTravelTogetherWhereTheWayIsPlainEthernet) {
+  Descriptor seen;
+  at_shadow(
+      [&] { seen = Descriptor(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, htons(ETH_P_ALL))); });
+  const auto next_length_of_port = [&](uint16_t port) -> size_t {
+    std::array<uint8_t, 65536> bytes;
+    pollfd waited{seen.get(), POLLIN, 0};
+    while (::poll(&waited, 1, 10'000) > 0) {
+      const ssize_t size = ::recv(seen.get(), bytes.data(), bytes.size(), 0);
+      const std::span<const uint8_t> whole(bytes.data(), static_cast<size_t>(size));
+      const auto parsed = net::parse_packet(whole, whole.size());
+      const auto* packet = std::get_if<net::Packet>(&parsed);
+      if (!packet || packet->source.port.number != port) continue;
+      EXPECT_TRUE(net::checksum_holds(*packet, whole));
+      return packet->payload_length;
+    }
+    return 0;
+  };
+
+  uint16_t port = 10100;
+  const auto first_length = [&](const char* source, const char* destination) {
+    Counters counters;
+    Injector injector("here", counters);
+    ++port;
+    std::string packets;
+    for (const uint32_t sequence : {1, 1001, 2001})
+      packets += packet(source + std::to_string(port), destination,
+                        {.sequence = sequence, .flags = ack, .payload = std::string(1000, 'x')});
+    injector.send(packets);
+    EXPECT_EQ(counters.injected_packets, 3u);
+    EXPECT_EQ(counters.injected_bytes, packets.size());
+    return next_length_of_port(port);
+  };
+  NetworkNamespace::run("ip neighbour flush dev here");
+  for (const auto& [source, destination] :
+       {std::pair("10.99.0.1:", "10.99.0.2:9"), std::pair("[fd99::1]:", "[fd99::2]:9")}) {
+    EXPECT_EQ(first_length(source, destination), 1000u) << "the neighbour is not known";
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!look_up_next_hop("here", net::Endpoint::parse(destination)->address) &&
+           std::chrono::steady_clock::now() < deadline)
+      std::this_thread::yield();
+    EXPECT_EQ(first_length(source, destination), 3000u);
+  }
+  NetworkNamespace::run("ip route add 10.98.0.0/24 via 10.99.0.2");
+  EXPECT_EQ(first_length("10.99.0.1:", "10.98.0.2:9"), 3000u) << "behind a gateway";
+  EXPECT_EQ(look_up_next_hop("here", *net::IpAddress::parse("10.97.0.1")), std::nullopt);
+  EXPECT_EQ(look_up_next_hop("lo", *net::IpAddress::parse("127.0.0.1")), std::nullopt);
+  if (!succeeds("ip xfrm policy add dir out src 10.99.0.1 dst 10.99.0.3 tmpl proto esp")) return;
+  EXPECT_EQ(look_up_next_hop("here", *net::IpAddress::parse("10.99.0.2")), std::nullopt);
+  NetworkNamespace::run("ip xfrm policy flush");
 }
 
 TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
