@@ -125,8 +125,8 @@ std::optional<EthernetAddress> neighbour(unsigned interface_index, const net::Ip
       std::memcpy(link_address.emplace().data(), mnl_attr_get_payload(attribute),
                   sizeof(EthernetAddress));
     });
-    constexpr unsigned valid = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE |
-                               NUD_DELAY;
+    constexpr unsigned valid =
+        NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY;
     if (entry && (entry->ndm_state & valid) != 0) found = link_address;
   });
   return found;

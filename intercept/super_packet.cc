@@ -57,9 +57,10 @@ bool same_headers(const Segment& one, const Segment& other, net::Family family) 
   const std::string_view a = one.headers, b = other.headers;
   if (a.size() != b.size()) return false;
   const size_t tcp = net::ip_header_length(family);
-  const bool same_ip = family == net::Family::ipv4
-                           ? same_bytes(a, b, 0, 2) && same_bytes(a, b, 6, 10) && same_bytes(a, b, 12, tcp)
-                           : same_bytes(a, b, 0, 4) && same_bytes(a, b, 6, tcp);
+  const bool same_ip =
+      family == net::Family::ipv4
+          ? same_bytes(a, b, 0, 2) && same_bytes(a, b, 6, 10) && same_bytes(a, b, 12, tcp)
+          : same_bytes(a, b, 0, 4) && same_bytes(a, b, 6, tcp);
   return same_ip && same_bytes(a, b, tcp, tcp + 4) && same_bytes(a, b, tcp + 8, tcp + flags_at) &&
          same_bytes(a, b, tcp + 14, tcp + checksum_at) && same_bytes(a, b, tcp + 18, a.size());
 }
@@ -68,8 +69,7 @@ bool same_headers(const Segment& one, const Segment& other, net::Family family) 
 
 std::optional<SuperPacket> SuperPacket::take(std::string_view& packets) {
   if (packets.empty()) return std::nullopt;
-  const net::Family family =
-      bytes_of(packets)[0] >> 4 == 4 ? net::Family::ipv4 : net::Family::ipv6;
+  const net::Family family = bytes_of(packets)[0] >> 4 == 4 ? net::Family::ipv4 : net::Family::ipv6;
   const auto first = first_segment(packets, family);
   if (!first) return std::nullopt;
 
@@ -110,8 +110,8 @@ void SuperPacket::write_headers(uint8_t flags) {
   if (family_ == net::Family::ipv4) {
     net::store16(ip + 2, static_cast<uint16_t>(ip_header_length() + tcp_length));
     net::store16(ip + 10, 0);
-    net::store16(ip + 10, static_cast<uint16_t>(~net::checksum_fold(
-                              net::checksum_add(0, {ip, ip_header_length()}))));
+    net::store16(ip + 10, static_cast<uint16_t>(
+                              ~net::checksum_fold(net::checksum_add(0, {ip, ip_header_length()}))));
     sum = net::checksum_add(0, {ip + 12, 8});
   } else {
     net::store16(ip + 4, static_cast<uint16_t>(tcp_length));

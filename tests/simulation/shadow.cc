@@ -35,7 +35,8 @@ class ShadowConnection {
 
   void receive(Time now, const net::Packet& packet);
   void deliver(Time now, std::span<const uint8_t> bytes);
-  void check_turn(Time now, const Reading& reading, uint64_t before, uint64_t after);
+  std::optional<std::string> check_turn(Time now, Reading& reading, uint64_t before,
+                                        uint64_t after);
   void on_fin(Time now);
   void read(Time now);
   void run_application(Time now);
@@ -83,7 +84,6 @@ class ShadowConnection {
   bool answering_ = false;
   uint64_t answer_left_ = 0;
   Time write_at_ = session::never, last_write_ = Time::min();
-  uint64_t turns_ = 0;  // exchanges begun behind the first
 };
 
 ShadowConnection::ShadowConnection(Shadow& host, Shadow::Application& application,
@@ -291,13 +291,15 @@ void ShadowConnection::receive(Time now, const net::Packet& packet) {
 }
 
 // The heart of the simulation: whatever arrives has to be the next bytes of a conversation that
-// production's server received.
+// production's server received, and in its turn. A few bytes may be those of several; one reading
+// without a fault is enough.
 void ShadowConnection::deliver(Time now, std::span<const uint8_t> bytes) {
   const uint64_t before = received_;
   received_ += bytes.size();
   std::vector<Reading> left;
-  bool early = false;
-  for (const Reading& reading : readings_) {
+  std::string fault = "the shadow received bytes that continue no conversation, " +
+                      std::to_string(before) + " to " + std::to_string(received_);
+  for (Reading reading : readings_) {
     const uint64_t start = reading.start->offset;
     size_t same = 0;
     while (same < bytes.size() && reading.conversation->byte(start + before + same) == bytes[same])
@@ -306,24 +308,24 @@ void ShadowConnection::deliver(Time now, std::span<const uint8_t> bytes) {
     size_t index = 0;
     while (application_.conversations[index].get() != reading.conversation) ++index;
     if (start + received_ > application_.server_received[index]) {
-      early = true;
+      fault = "the shadow received bytes that production's server has not received";
+      continue;
+    }
+    if (const auto out_of_turn =
+            application_.check_turns ? check_turn(now, reading, before, received_) : std::nullopt) {
+      fault = *out_of_turn;
       continue;
     }
     left.push_back(reading);
   }
   readings_ = std::move(left);
-  if (readings_.empty())
-    host_.fail(early ? "the shadow received bytes that production's server has not received"
-                     : "the shadow received bytes that continue no conversation, " +
-                           std::to_string(before) + " to " + std::to_string(received_));
-  else if (application_.check_turns)
-    check_turn(now, readings_.front(), before, received_);
+  if (readings_.empty()) host_.fail(fault);
   if (how().resets_behind && received_ >= *how().resets_behind) reset(now);
 }
 
 // The first byte of an exchange arrives: the one before has been answered by then.
-void ShadowConnection::check_turn(Time now, const Reading& reading, uint64_t before,
-                                  uint64_t after) {
+std::optional<std::string> ShadowConnection::check_turn(Time now, Reading& reading, uint64_t before,
+                                                        uint64_t after) {
   const auto& boundaries = reading.conversation->boundaries;
   const uint64_t start = reading.start->offset;
   for (const Boundary& boundary : boundaries) {
@@ -335,16 +337,15 @@ void ShadowConnection::check_turn(Time now, const Reading& reading, uint64_t bef
     if (boundary.offset == start && (start > 0 || goes_on || !reading.conversation->syn_captured))
       continue;
     if (boundary.production_answer == 0) continue;
-    ++turns_;
-    if (written_ < turns_) {
-      host_.fail("the shadow received the exchange at " + std::to_string(boundary.offset) +
-                 " before it had answered the one before");
-    } else if (!fin_written_ && next_answer_ < boundary.answers_before &&
-               acknowledged_ < boundary.production_answer && now < last_write_ + milliseconds(2)) {
-      host_.fail("the shadow received the exchange at " + std::to_string(boundary.offset) +
-                 " in the midst of its answer");
-    }
+    ++reading.turns;
+    const std::string exchange =
+        "the shadow received the exchange at " + std::to_string(boundary.offset);
+    if (written_ < reading.turns) return exchange + " before it had answered the one before";
+    if (!fin_written_ && next_answer_ < boundary.answers_before &&
+        acknowledged_ < boundary.production_answer && now < last_write_ + milliseconds(2))
+      return exchange + " in the midst of its answer";
   }
+  return std::nullopt;
 }
 
 void ShadowConnection::on_fin(Time now) {

@@ -46,6 +46,7 @@ struct Personality {
 struct Reading {
   const Conversation* conversation;
   const Boundary* start;
+  uint64_t turns = 0;  // exchanges begun behind the first
 };
 
 class ShadowConnection;

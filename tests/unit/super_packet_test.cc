@@ -24,8 +24,7 @@ size_t taken(std::string_view packets) {
 }
 
 std::string whole(const SuperPacket& super) {
-  std::string packet(reinterpret_cast<const char*>(super.headers().data()),
-                     super.headers().size());
+  std::string packet(reinterpret_cast<const char*>(super.headers().data()), super.headers().size());
   for (const std::string_view payload : super.payloads()) packet += payload;
   return packet;
 }
@@ -69,9 +68,9 @@ TEST(SuperPacketTest, TakesOnlyWhatTheKernelCutsUpAgainAsItWas) {
   EXPECT_EQ(taken(data(1, 100) + data(101, 100, {.fin = true, .ack = true})), 0u);
   EXPECT_EQ(taken(data(1, 100) + packet(here, there, {101, 8, ack, std::string(100, 'x')})), 0u)
       << "another acknowledgment";
-  EXPECT_EQ(taken(data(1, 100) +
-                  packet("10.1.0.1:10002", there, {101, 7, ack, std::string(100, 'x')})),
-            0u)
+  EXPECT_EQ(
+      taken(data(1, 100) + packet("10.1.0.1:10002", there, {101, 7, ack, std::string(100, 'x')})),
+      0u)
       << "another connection";
   EXPECT_EQ(taken(data(1, 100) + packet("[fd01::1]:1", "[fd02::1]:80", {101, 7, ack, "x"})), 0u)
       << "another family";
