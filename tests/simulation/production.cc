@@ -273,7 +273,7 @@ void converse(Random& random, Writer& writer, const Conversation& conversation,
       break;
     }
     case Kind::download:
-      exchange(random.scale(8), random.below(options.max_bulk));
+      exchange(random.scale(8), 1 + random.below(options.max_bulk));
       if (random.chance(0.5)) exchange(random.scale(8), random.scale(8));
       break;
     case Kind::streaming:
