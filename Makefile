@@ -55,7 +55,8 @@ asan:
 	@$(MAKE) test BUILD=$(BUILD)-asan CMAKE_FLAGS="-DSANITIZER=address"
 
 tsan:
-	@$(MAKE) test BUILD=$(BUILD)-tsan CMAKE_FLAGS="-DSANITIZER=thread"
+	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/thread_sanitizer.supp \
+	  $(MAKE) test BUILD=$(BUILD)-tsan CMAKE_FLAGS="-DSANITIZER=thread"
 
 # A line for every 10,000 seeds; ends at the first that fails.
 soak: all

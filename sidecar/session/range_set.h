@@ -29,7 +29,7 @@ class RangeSet {
   static constexpr size_t max_ranges = 256;
 
   void insert(Offset begin, Offset end) {
-    if (begin >= end || ranges().size() >= max_ranges) return;
+    if (begin >= end) return;
     if (!ranges_) ranges_ = std::make_unique<std::vector<Range>>();
     auto first = std::find_if(ranges_->begin(), ranges_->end(),
                               [&](const Range& range) { return range.end >= begin; });
@@ -38,6 +38,7 @@ class RangeSet {
       begin = std::min(begin, last->begin);
       end = std::max(end, last->end);
     }
+    if (first == last && ranges_->size() >= max_ranges) return;
     ranges_->insert(ranges_->erase(first, last), Range{begin, end});
   }
 
