@@ -236,7 +236,10 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   if (boundary && !packet.cut() && !flow.client_finished && now >= flow.retry_at) {
     if (mirror(now, flow, nullptr)) {
       flow.boundary = Boundary::unknown;
-      if (!flow.client) flow.taken_up_blindly_at = tcp.sequence;
+      if (!flow.client) {
+        flow.taken_up_blindly_at = tcp.sequence;
+        flow.session->session.hold();
+      }
       flow.client = Reassembly(tcp.sequence);
       // What was said before is not the new session's, except for a greeting: the shadow has one
       // too.
@@ -285,10 +288,15 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   // First seen in its middle: from here on the client's bytes are known to be whole or not.
   if (tcp.flags.ack && !flow.client) flow.client = Reassembly(tcp.acknowledgment);
   if (tcp.flags.ack) flow.saw_server_acknowledgment(tcp.acknowledgment);
-  if (flow.session && flow.taken_up_blindly_at && tcp.flags.ack &&
-      tcp.acknowledgment < *flow.taken_up_blindly_at)
-    close(now, *flow.session, CloseReason::capture_gap);  // it has not received what came before
-  flow.taken_up_blindly_at.reset();
+  if (flow.taken_up_blindly_at && tcp.flags.ack) {
+    if (flow.session && tcp.acknowledgment < *flow.taken_up_blindly_at) {
+      close(now, *flow.session, CloseReason::capture_gap);  // it has not received what came before
+    } else if (flow.session) {
+      flow.session->session.release();
+      touch(*flow.session);
+    }
+    flow.taken_up_blindly_at.reset();
+  }
   if (flow.session) look_for_gap(now, flow);
   if (tcp.flags.fin) {
     flow.server_next = end + 1;

@@ -41,8 +41,9 @@ struct Flow : Timed {
   // The end of the server's bytes that the client had seen when it last spoke: a client that has
   // seen more begins a new exchange.
   std::optional<net::SequenceNumber> answer_seen;
-  // Where a session took the flow up without knowing that nothing came before; bytes that do, until
-  // the server acknowledges more, show that it was in the midst of an exchange.
+  // Where a session took the flow up without knowing that nothing came before. It is held until the
+  // server says that it has what came before; bytes that were captured later than those behind them
+  // show that it was in the midst of an exchange.
   std::optional<net::SequenceNumber> taken_up_blindly_at;
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
   struct Gap {

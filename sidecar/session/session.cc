@@ -137,6 +137,7 @@ void Session::begin_next_exchange(Time now, Counters& counters) {
 }
 
 void Session::take_turns(Time now, Counters& counters) {
+  if (held_) return;
   while (!turns_.empty() && answered(turns_.front(), now)) {
     if (connection_.shadow_finished() && turns_.front().begin < connection_.end()) {
       // The shadow closed where production did not, and the client goes on: in a connection of its

@@ -30,6 +30,10 @@ class Session {
 
   Session(const Connection::Options& options, Time now) : connection_(options, now) {}
 
+  // Until release() nothing of the client's is sent, only the SYN.
+  void hold() { held_ = true; }
+  void release() { held_ = false; }
+
   // -- what production did
   void client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen);
   void client_finished(Time now, AnswerSeen answer_seen) { leave(now, Farewell::fin, answer_seen); }
@@ -127,6 +131,7 @@ class Session {
   Time waiting_since_;
   Rhythm rhythm_ = Rhythm::turns;
   Farewell farewell_ = Farewell::none;
+  bool held_ = false;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;
   bool reset_unanswered_ = false;  // production's server had not answered either when it came
