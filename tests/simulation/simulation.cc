@@ -236,7 +236,9 @@ void Run::plan_production() {
       trace("flow", key.to_string() + " " + kind_names[static_cast<size_t>(kind)] + ", " +
                         std::to_string(conversation->client_bytes) + " bytes, mirrored to " +
                         target.to_string());
-      start = conversation->packets.back().at + random_.duration(milliseconds(10), seconds(5));
+      start = std::max(conversation->packets.back().at,
+                       conversation->idle.empty() ? Time{} : conversation->idle.back().second) +
+              random_.duration(milliseconds(10), seconds(5));
       production_ends_ = std::max(production_ends_, conversation->packets.back().at);
       const size_t index = application.conversations.size();
       for (CapturedPacket& packet : conversation->packets) {
