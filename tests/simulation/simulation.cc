@@ -44,6 +44,14 @@ struct Network {
   Duration jitter{0};
 };
 
+net::SequenceNumber first_sequence(const Conversation& conversation) {
+  const std::string& bytes = conversation.packets.front().bytes;
+  return std::get<net::Packet>(
+             net::parse_packet({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()},
+                               bytes.size()))
+      .tcp.sequence;
+}
+
 class Run : public session::SegmentSink {
  public:
   Run(uint64_t seed, bool with_trace);
@@ -233,6 +241,10 @@ void Run::plan_production() {
          application.conversations.size() < reuse;) {
       auto conversation =
           std::make_unique<Conversation>(make_conversation(random_, kind, key, start, how));
+      // No host begins twice with one number: the second SYN would be the first sent again.
+      if (!application.conversations.empty() &&
+          first_sequence(*conversation) == first_sequence(*application.conversations.back()))
+        continue;
       trace("flow", key.to_string() + " " + kind_names[static_cast<size_t>(kind)] + ", " +
                         std::to_string(conversation->client_bytes) + " bytes, mirrored to " +
                         target.to_string());
