@@ -106,7 +106,8 @@ TEST_F(TlsOptionsTest, WhatDoesNotFitIsNamed) {
   files.write_text("tls.crt", "nonsense");
   EXPECT_EQ(wrong(options), certificate + " holds no certificate in PEM");
   files.write_text("tls.crt", leaf.certificate() + leaf.certificate().substr(0, 200));
-  EXPECT_EQ(wrong(options), certificate + " holds a certificate that is damaged, behind a whole one");
+  EXPECT_EQ(wrong(options),
+            certificate + " holds a certificate that is damaged, behind a whole one");
 
   files.write(leaf, "");
   EXPECT_EQ(wrong(options), ca_file + " holds no certificate in PEM");
@@ -117,14 +118,14 @@ TEST_F(TlsOptionsTest, WhatDoesNotFitIsNamed) {
   files.write_text("tls.key", other.key());
   EXPECT_EQ(wrong(options), key + " is not the key of the certificate in " + certificate);
 
-  files.write(Certificate({.name = "old", .alternative_names = "", .begins = -7200, .ends = -3600},
-                          &ca),
-              ca.certificate());
+  files.write(
+      Certificate({.name = "old", .alternative_names = "", .begins = -7200, .ends = -3600}, &ca),
+      ca.certificate());
   EXPECT_TRUE(wrong(options).starts_with(certificate + " has expired: it was valid until 20"))
       << wrong(options);
-  files.write(Certificate({.name = "new", .alternative_names = "", .begins = 3600, .ends = 7200},
-                          &ca),
-              ca.certificate());
+  files.write(
+      Certificate({.name = "new", .alternative_names = "", .begins = 3600, .ends = 7200}, &ca),
+      ca.certificate());
   EXPECT_TRUE(wrong(options).starts_with(certificate + " is not valid before 20"))
       << wrong(options);
 }
