@@ -40,6 +40,16 @@ enum class ResetReason : uint8_t {
 inline constexpr std::array<const char*, 3> reset_reason_names = {"stream_ended", "drained",
                                                                   "unknown_port"};
 
+// Why a sidecar got no stream.
+enum class StreamRefusal : uint8_t {
+  handshake,  // of TLS: plain text, no certificate, or one that no CA has signed or that has
+              // expired
+  hung_up,    // the other side ended the handshake: it may have refused the intercept's certificate
+  identity,   // a certificate, signed by a CA, of another name than --tls-peer
+};
+inline constexpr std::array<const char*, 3> stream_refusal_names = {"handshake", "hung_up",
+                                                                    "identity"};
+
 using Counter = std::atomic<uint64_t>;
 
 template <size_t size>
@@ -64,6 +74,7 @@ struct Counters {
   Counter tap_foreign{0};   // no TCP header of a connection of ours, or one that is not whole
   Counter header_drops{0};  // the stream did not take them in time
   CounterByReason<reset_reason_names.size()> sessions_reset{};
+  CounterByReason<stream_refusal_names.size()> refused_streams{};
 };
 
 }  // namespace trafficmirror::intercept

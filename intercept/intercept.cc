@@ -83,7 +83,7 @@ class Intercept::Implementation {
         tap_(options_.interface, options_.source_ports, counters_) {
     look_up_paths();
     // Nothing is proven yet, so a stream that comes now is told to come back.
-    service_ = std::make_unique<Service>(options_.listen, relay_, counters_);
+    service_ = std::make_unique<Service>(options_.listen, options_.tls, relay_, counters_);
     kernel_state_ = std::make_unique<KernelState>(
         KernelState::Wanted{options_.interface, options_.source_ports, relay_.own_addresses()});
     tap_thread_ = std::thread([this] {
@@ -228,6 +228,9 @@ std::vector<prometheus::MetricFamily> Intercept::Implementation::metrics() const
       by_reason("trafficmirror_sessions_reset_total",
                 "Sessions at the shadow that the intercept reset.", counters_.sessions_reset,
                 reset_reason_names),
+      by_reason("trafficmirror_refused_streams_total",
+                "Connections that TLS did not let pass as a sidecar's.", counters_.refused_streams,
+                stream_refusal_names),
   };
 }
 

@@ -10,6 +10,7 @@
 
 #include "intercept/lease.h"
 #include "net/address.h"
+#include "program/tls.h"
 
 namespace trafficmirror::intercept {
 
@@ -18,6 +19,7 @@ struct Options {
   std::string interface;
   std::vector<Target> targets;  // at least one
   PortRange source_ports{10000, 32767};
+  std::shared_ptr<program::Tls> tls{};  // null: plain text
 };
 
 class Intercept {

@@ -2,7 +2,6 @@
 #include <string>
 
 #include <CLI/CLI.hpp>
-#include <grpc/support/log.h>
 #include <spdlog/spdlog.h>
 
 #include "intercept/intercept.h"
@@ -12,21 +11,18 @@
 #include "program/log.h"
 #include "program/start_error.h"
 #include "program/stop_signal.h"
+#include "program/tls.h"
 
 namespace trafficmirror::intercept {
 namespace {
 
 constexpr const char* program_name = "trafficmirror-intercept";
 
-// gRPC writes to stderr in a form of its own what is, at most, of use to somebody who debugs it.
-void log_of_grpc(gpr_log_func_args* arguments) {
-  spdlog::debug("grpc: {}", arguments->message);
-}
-
 int run(int argc, const char* const* argv) {
   const program::StopSignal stop;
   Options options;
   program::CommonOptions common;
+  program::TlsOptions tls_options;
   common.http = {"0.0.0.0", {9464}};
 
   CLI::App app(
@@ -51,6 +47,7 @@ int run(int argc, const char* const* argv) {
       "ports of that address that the sessions come from; outside of the kernel's "
       "net.ipv4.ip_local_port_range",
       [&](const std::string& text) { return accept_source_ports(text, options.source_ports); });
+  program::add_tls_flags(app, tls_options);
   program::add_common_flags(app, common);
   app.footer(
       "Example:\n"
@@ -61,7 +58,7 @@ int run(int argc, const char* const* argv) {
   if (options.source_ports.contains(common.http.port.number))
     throw program::StartError("the port of --http is one of --source-ports: choose another");
   program::set_up_logging(common, program_name);
-  ::gpr_set_log_function(log_of_grpc);
+  options.tls = program::load_tls(tls_options);
 
   Intercept intercept(options);
   {
@@ -69,6 +66,7 @@ int run(int argc, const char* const* argv) {
         common.http, {[&] { return intercept.not_ready(); }, [&] { return intercept.metrics(); }});
     spdlog::info("listening on {}; targets out of {}: {}", program::to_text(options.listen),
                  options.interface, options.targets.size());
+    if (!options.tls) spdlog::warn(program::plain_text_warning);
     intercept.run(stop.descriptor());
   }
   return 0;

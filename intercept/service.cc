@@ -1,5 +1,6 @@
 #include "intercept/service.h"
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -8,13 +9,16 @@
 #include <utility>
 #include <vector>
 
+#include <grpc/support/log.h>
 #include <grpcpp/grpcpp.h>
 #include <netdb.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
+#include "intercept/credentials.h"
 #include "intercept/descriptor.h"
 #include "program/flags.h"
+#include "program/log.h"
 #include "program/start_error.h"
 #include "trafficmirror/v1/mirror.grpc.pb.h"
 
@@ -251,10 +255,66 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
   std::optional<grpc::Status> finish_;
 };
 
-// The one place that says who may connect. mTLS comes with the operator, which makes certificates.
-std::shared_ptr<grpc::ServerCredentials> credentials() {
-  return grpc::InsecureServerCredentials();
+// A stream that is not taken.
+class RefusedStream final
+    : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::InterceptMessage> {
+ public:
+  explicit RefusedStream(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+// Counts and logs who gets no stream. Any thread.
+class Refusals {
+ public:
+  explicit Refusals(Counters& counters) : counters_(counters) {}
+
+  void add(StreamRefusal refusal, const std::string& line) {
+    intercept::add(counters_.refused_streams, refusal);
+    const std::lock_guard lock(mutex_);
+    program::LogLimit& limit = logs_[static_cast<size_t>(refusal)];
+    if (const auto held = limit.allow(program::LogLimit::Clock::now()))
+      spdlog::warn("{}{}", line, *held);
+  }
+
+ private:
+  Counters& counters_;
+  std::mutex mutex_;
+  std::array<program::LogLimit, stream_refusal_names.size()> logs_;
+};
+
+// gRPC's log is the process's, so there is one of these.
+std::mutex watcher_mutex;
+Refusals* watcher = nullptr;
+
+// gRPC writes to stderr in a form of its own what is, at most, of use to somebody who debugs it;
+// but for the handshakes that failed, of which it tells in no other way.
+void log_of_grpc(gpr_log_func_args* arguments) {
+  spdlog::debug("grpc: {}", arguments->message);
+  const std::lock_guard lock(watcher_mutex);
+  if (watcher == nullptr) return;
+  if (const auto failed = failed_handshake(arguments->message))
+    watcher->add(failed->refusal, "no stream, as the TLS handshake failed: " + failed->reason);
 }
+
+// While it lives, failed handshakes are among the refusals; where there are none, null.
+class HandshakeWatch {
+ public:
+  explicit HandshakeWatch(Refusals* refusals) {
+    watch(refusals);
+    ::gpr_set_log_function(log_of_grpc);
+    // That is how it logs them.
+    if (refusals != nullptr) ::gpr_set_log_verbosity(GPR_LOG_SEVERITY_DEBUG);
+  }
+  ~HandshakeWatch() { watch(nullptr); }
+  HandshakeWatch(const HandshakeWatch&) = delete;
+  HandshakeWatch& operator=(const HandshakeWatch&) = delete;
+
+ private:
+  static void watch(Refusals* refusals) {
+    const std::lock_guard lock(watcher_mutex);
+    watcher = refusals;
+  }
+};
 
 // gRPC does not say why it could not listen, so it is tried beforehand.
 void require_bindable(const net::HostPort& listen) {
@@ -284,11 +344,17 @@ void require_bindable(const net::HostPort& listen) {
 
 class Service::Implementation final : public v1::Mirror::CallbackService {
  public:
-  Implementation(const net::HostPort& listen, Relay& relay, Counters& counters)
-      : relay_(relay), counters_(counters) {
+  Implementation(const net::HostPort& listen, std::shared_ptr<program::Tls> tls, Relay& relay,
+                 Counters& counters)
+      : relay_(relay),
+        counters_(counters),
+        refusals_(counters),
+        tls_(std::move(tls)),
+        credentials_(server_credentials(tls_)),
+        watch_(tls_ ? &refusals_ : nullptr) {
     require_bindable(listen);
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(program::to_text(listen), credentials(), &port_);
+    builder.AddListeningPort(program::to_text(listen), credentials_, &port_);
     builder.RegisterService(this);
     // Or a second intercept could listen on the same port and take half of the streams.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -310,6 +376,16 @@ class Service::Implementation final : public v1::Mirror::CallbackService {
 
   grpc::ServerBidiReactor<v1::SidecarMessage, v1::InterceptMessage>* Stream(
       grpc::CallbackServerContext* context) override {
+    if (tls_) {
+      if (const auto other = other_identity(*context->auth_context(), tls_->peer())) {
+        const std::string reason =
+            "its certificate is not that of " + tls_->peer() + " (--tls-peer) but of " + *other;
+        refusals_.add(StreamRefusal::identity,
+                      "the stream of " + context->peer() + " is refused: " + reason);
+        return new RefusedStream(
+            {grpc::StatusCode::PERMISSION_DENIED, "refused by the intercept: " + reason});
+      }
+    }
     return intercept::Stream::start(relay_, counters_, context->peer());
   }
 
@@ -318,12 +394,17 @@ class Service::Implementation final : public v1::Mirror::CallbackService {
  private:
   Relay& relay_;
   Counters& counters_;
+  Refusals refusals_;
+  const std::shared_ptr<program::Tls> tls_;
+  const std::shared_ptr<grpc::ServerCredentials> credentials_;
+  const HandshakeWatch watch_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
 
-Service::Service(const net::HostPort& listen, Relay& relay, Counters& counters)
-    : implementation_(std::make_unique<Implementation>(listen, relay, counters)) {}
+Service::Service(const net::HostPort& listen, std::shared_ptr<program::Tls> tls, Relay& relay,
+                 Counters& counters)
+    : implementation_(std::make_unique<Implementation>(listen, std::move(tls), relay, counters)) {}
 
 Service::~Service() = default;
 

@@ -7,6 +7,7 @@
 #include "intercept/counters.h"
 #include "intercept/relay.h"
 #include "net/address.h"
+#include "program/tls.h"
 
 namespace trafficmirror::intercept {
 
@@ -16,8 +17,10 @@ class Service {
   static constexpr size_t max_waiting_bytes = 1 << 20;
 
   // Serves on threads of gRPC's own until the destructor. Port 0 is any free one. Throws StartError
-  // where `listen` can't be bound. `relay` and `counters` have to outlive this.
-  Service(const net::HostPort& listen, Relay& relay, Counters& counters);
+  // where `listen` can't be bound. `relay` and `counters` have to outlive this. Without `tls` the
+  // streams are plain text, and anybody's. Takes over gRPC's log, which is the process's.
+  Service(const net::HostPort& listen, std::shared_ptr<program::Tls> tls, Relay& relay,
+          Counters& counters);
   // Ends the streams that are left.
   ~Service();
   Service(const Service&) = delete;

@@ -1,5 +1,6 @@
 #include <array>
 #include <random>
+#include <string_view>
 
 #include <CLI/CLI.hpp>
 #include <grpc/support/log.h>
@@ -12,6 +13,7 @@
 #include "program/log.h"
 #include "program/start_error.h"
 #include "program/stop_signal.h"
+#include "program/tls.h"
 #include "sidecar/shard.h"
 
 namespace trafficmirror::sidecar {
@@ -21,9 +23,10 @@ constexpr const char* program_name = "trafficmirror-sidecar";
 constexpr uint64_t least_memory = 1 << 20;
 
 // gRPC would write to stderr in a form of its own. Most of it is of use only to somebody who debugs
-// it.
+// it; why there is no stream is said by the shard.
 void log_of_grpc(gpr_log_func_args* arguments) {
-  const bool serious = arguments->severity == GPR_LOG_SEVERITY_ERROR;
+  const bool serious = arguments->severity == GPR_LOG_SEVERITY_ERROR &&
+                       !std::string_view(arguments->message).starts_with("Handshake failed");
   spdlog::log(serious ? spdlog::level::warn : spdlog::level::debug, "grpc: {}", arguments->message);
 }
 
@@ -36,6 +39,7 @@ std::string host_name() {
 int run(int argc, const char* const* argv) {
   const program::StopSignal stop;
   program::CommonOptions common;
+  program::TlsOptions tls_options;
   common.http = {"127.0.0.1", {19464}};
   Shard::Options options;
   std::string method = "ring";
@@ -66,6 +70,7 @@ int run(int argc, const char* const* argv) {
   program::add_duration(
       app, "--response-timeout", response_timeout,
       "a shadow that does not answer or acknowledge for so long loses the session");
+  program::add_tls_flags(app, tls_options);
   program::add_common_flags(app, common);
   app.footer(
       "Example:\n"
@@ -76,6 +81,7 @@ int run(int argc, const char* const* argv) {
   ::gpr_set_log_function(log_of_grpc);
   program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
                               "add it to the container's capabilities, or run as root");
+  options.uplink.tls = program::load_tls(tls_options);
   if (options.engine.memory_limit < least_memory)
     throw program::StartError("--memory-limit is less than 1Mi: sessions need some room");
   if (options.capture.interface.empty())
@@ -94,6 +100,7 @@ int run(int argc, const char* const* argv) {
       common.http, {[&] { return shard.not_ready(); }, [&] { return shard.metrics(); }});
   spdlog::info("copying from {}, intercept at {}", options.capture.interface,
                program::to_text(options.uplink.intercept));
+  if (!options.uplink.tls) spdlog::warn(program::plain_text_warning);
   shard.run(stop.descriptor());
   return 0;
 }

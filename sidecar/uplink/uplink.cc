@@ -10,7 +10,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "program/flags.h"
 #include "program/start_error.h"
+#include "sidecar/uplink/credentials.h"
 #include "sidecar/uplink/messages.h"
 #include "trafficmirror/v1/mirror.grpc.pb.h"
 
@@ -29,7 +31,7 @@ constexpr milliseconds lease_timeout(5000);
 // can't pass on.
 constexpr size_t max_inbox_bytes = 4 << 20;
 
-std::shared_ptr<grpc::Channel> make_channel(const net::HostPort& intercept) {
+std::shared_ptr<grpc::Channel> make_channel(const Uplink::Options& options) {
   grpc::ChannelArguments arguments;
   // Each attempt is a channel of its own, so that the pauses between attempts are ours and not
   // gRPC's.
@@ -41,10 +43,8 @@ std::shared_ptr<grpc::Channel> make_channel(const net::HostPort& intercept) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  const std::string host =
-      intercept.host.find(':') == std::string::npos ? intercept.host : "[" + intercept.host + "]";
-  return grpc::CreateCustomChannel(host + ":" + std::to_string(intercept.port.number),
-                                   grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(program::to_text(options.intercept),
+                                   channel_credentials(options.tls.get()), arguments);
 }
 
 // What gRPC's threads and the owner share. It outlives the uplink while a stream is still ending.
@@ -100,7 +100,9 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   }
 
   Stream(const Uplink::Options& options, std::shared_ptr<Shared> shared)
-      : shared_(std::move(shared)), stub_(v1::Mirror::NewStub(make_channel(options.intercept))) {
+      : with_tls_(options.tls != nullptr),
+        shared_(std::move(shared)),
+        stub_(v1::Mirror::NewStub(make_channel(options))) {
     v1::Hello& hello = *writing_.mutable_hello();
     hello.set_version(options.version);
     hello.set_name(options.name);
@@ -218,7 +220,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     const std::lock_guard lock(shared->mutex);
     std::string reason = drained_      ? "the intercept is ending"
                          : status.ok() ? "the intercept ended the stream"
-                                       : status.error_message();
+                                       : explain_failure(status.error_message(), with_tls_);
     // The owner's reference is the last one: a channel joins gRPC's threads when it goes, so it
     // must not go on one of them.
     self_.reset();
@@ -228,6 +230,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   }
 
   std::shared_ptr<Stream> self_;
+  const bool with_tls_;
   const std::shared_ptr<Shared> shared_;
   const std::unique_ptr<v1::Mirror::Stub> stub_;
   grpc::ClientContext context_;

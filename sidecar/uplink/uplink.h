@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "net/address.h"
+#include "program/tls.h"
 #include "sidecar/session/lease.h"
 
 namespace trafficmirror::uplink {
@@ -30,7 +31,8 @@ class Uplink {
   using Clock = std::chrono::steady_clock;
   struct Options {
     net::HostPort intercept;
-    std::string name;  // of this sidecar, for the intercept's log
+    std::shared_ptr<program::Tls> tls{};  // null: plain text
+    std::string name;                     // of this sidecar, for the intercept's log
     std::string version;
     std::vector<net::Port> ports;
   };
