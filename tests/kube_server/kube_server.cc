@@ -208,6 +208,9 @@ class KubeServer::Implementation {
   bool wait_for_watches(size_t count) const {
     return wait([&] { return watches_ == count; });
   }
+  bool wait_for_held(size_t count) const {
+    return wait([&] { return held_ == count; });
+  }
 
  private:
   struct Change {
@@ -303,7 +306,9 @@ class KubeServer::Implementation {
     const auto fault = take_fault(request);
     if (fault && fault->hold) {
       const uint64_t before = releases_;
+      ++held_;
       changed_.wait(lock, [&] { return ending_ || releases_ != before; });
+      --held_;
     }
     if (fault && fault->trickle) {
       response.set_chunked_content_provider(
@@ -526,6 +531,7 @@ class KubeServer::Implementation {
   uint64_t releases_ = 0;
   uint64_t cuts_ = 0;
   size_t watches_ = 0;
+  size_t held_ = 0;
   bool ending_ = false;
 };
 
@@ -578,6 +584,9 @@ bool KubeServer::wait_for(const std::function<bool(const Request&)>& matches, si
 }
 bool KubeServer::wait_for_watches(size_t count) const {
   return implementation_->wait_for_watches(count);
+}
+bool KubeServer::wait_for_held(size_t count) const {
+  return implementation_->wait_for_held(count);
 }
 
 }  // namespace trafficmirror::kube

@@ -78,6 +78,8 @@ class KubeServer {
   bool wait_for(const std::function<bool(const Request&)>& matches, size_t count) const;
   // Watches that are open at this moment. Waits in the same way.
   bool wait_for_watches(size_t count) const;
+  // Requests that are held at this moment. Waits in the same way.
+  bool wait_for_held(size_t count) const;
 
  private:
   class Implementation;
