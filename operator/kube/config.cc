@@ -216,8 +216,7 @@ Config in_cluster_config(const std::string& host, const std::string& port,
   read_file(config.token_file, "the ServiceAccount's token");
   config.certificate_authority =
       read_file(directory / "ca.crt", "the ServiceAccount's certificate authority");
-  config.own_namespace =
-      trim(read_file(directory / "namespace", "the ServiceAccount's namespace"));
+  config.own_namespace = trim(read_file(directory / "namespace", "the ServiceAccount's namespace"));
   return config;
 }
 

@@ -19,6 +19,8 @@ class Informer {
     Resource resource{};
     std::string namespace_{};  // "" for all of them
     Selection selection{};
+    // An object takes five to six times as much memory as its text: 5,000 pods of 8 KB 250 MB, and
+    // 55 MB where only names, labels and a few fields of the status are left.
     // Takes out of an object what nobody needs, before it is kept; see strip(). metadata's name,
     // namespace and resourceVersion have to stay.
     std::function<void(Json& object)> transform{};

@@ -33,7 +33,7 @@ enum class ErrorKind {
 
 struct Error {
   ErrorKind kind = ErrorKind::other;
-  int status = 0;       // HTTP's; 0 where there was no answer
+  int status = 0;         // HTTP's; 0 where there was no answer
   std::string reason{};   // the server's CamelCase word, such as "Conflict"; may be empty
   std::string message{};  // one line for people
   // How long the server asked to be left alone.

@@ -187,8 +187,10 @@ TEST_F(KubeClient, StopsInTheMidstOfARequest) {
     server_.wait_for(is_list, 1);
     stop.request_stop();
   });
+  const auto begin = Clock::now();
   const auto result = client_.get(pods, {"shop", "a"}, {.stop = stop.get_token()});
   stopper.join();
+  EXPECT_LT(Clock::now() - begin, 5s) << "long before its timeout";
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().kind, ErrorKind::stopped);
   EXPECT_EQ(client_.get(pods, {"shop", "a"}, {.stop = stop.get_token()}).error().kind,

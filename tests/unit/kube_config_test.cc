@@ -1,10 +1,9 @@
-#include "operator/kube/config.h"
-
 #include <cstdlib>
 #include <fstream>
 
 #include <gtest/gtest.h>
 
+#include "operator/kube/config.h"
 #include "program/start_error.h"
 
 namespace trafficmirror::kube {
@@ -24,12 +23,13 @@ class KubeConfig : public testing::Test {
   }
   // A kubeconfig with one of everything.
   std::filesystem::path kubeconfig(const std::string& cluster, const std::string& user) {
-    return write("kubeconfig", "current-context: here\n"
-                               "contexts:\n"
-                               "- {name: elsewhere, context: {cluster: b, user: b}}\n"
-                               "- {name: here, context: {cluster: a, user: me, namespace: shop}}\n"
-                               "clusters: [{name: a, cluster: {" +
-                                   cluster + "}}]\nusers: [{name: me, user: {" + user + "}}]\n");
+    return write("kubeconfig",
+                 "current-context: here\n"
+                 "contexts:\n"
+                 "- {name: elsewhere, context: {cluster: b, user: b}}\n"
+                 "- {name: here, context: {cluster: a, user: me, namespace: shop}}\n"
+                 "clusters: [{name: a, cluster: {" +
+                     cluster + "}}]\nusers: [{name: me, user: {" + user + "}}]\n");
   }
   static std::string refusal(const std::function<void()>& body) {
     try {
@@ -88,11 +88,13 @@ TEST_F(KubeConfig, SaysWhatIsWrong) {
     return refusal([&] { read_kubeconfig(kubeconfig(cluster, user)); });
   };
   EXPECT_EQ(wrong(server, "exec: {command: aws}"),
-            file + ": user \"me\" uses exec, which is not supported; use a client certificate or a "
-                   "token");
+            file +
+                ": user \"me\" uses exec, which is not supported; use a client certificate or a "
+                "token");
   EXPECT_EQ(wrong(server, "auth-provider: {name: gcp}"),
-            file + ": user \"me\" uses auth-provider, which is not supported; use a client "
-                   "certificate or a token");
+            file +
+                ": user \"me\" uses auth-provider, which is not supported; use a client "
+                "certificate or a token");
   EXPECT_EQ(wrong(server, "client-certificate-data: YQ=="),
             file + ": user \"me\" needs both client-certificate and client-key");
   EXPECT_EQ(wrong(server, "client-certificate-data: 'a?b='"),
