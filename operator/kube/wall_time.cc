@@ -1,0 +1,32 @@
+#include "operator/kube/wall_time.h"
+
+#include <array>
+#include <cstdio>
+#include <ctime>
+
+namespace trafficmirror::kube {
+namespace {
+
+std::string seconds_of(std::chrono::system_clock::time_point time) {
+  const std::time_t seconds = std::chrono::system_clock::to_time_t(time);
+  std::tm parts{};
+  gmtime_r(&seconds, &parts);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &parts);
+  return text.data();
+}
+
+}  // namespace
+
+std::string to_text(std::chrono::system_clock::time_point time) {
+  return seconds_of(time) + "Z";
+}
+
+std::string to_text_with_microseconds(std::chrono::system_clock::time_point time) {
+  const auto whole = std::chrono::floor<std::chrono::seconds>(time);
+  const auto rest = std::chrono::floor<std::chrono::microseconds>(time - whole);
+  const std::string digits = std::to_string(1'000'000 + rest.count()).substr(1);
+  return seconds_of(whole) + "." + digits + "Z";
+}
+
+}  // namespace trafficmirror::kube

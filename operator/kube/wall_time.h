@@ -1,0 +1,13 @@
+// The time of day as it stands in objects.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+namespace trafficmirror::kube {
+
+// RFC 3339, UTC: "2026-01-31T23:59:59Z", and with microseconds "2026-01-31T23:59:59.000001Z".
+std::string to_text(std::chrono::system_clock::time_point time);
+std::string to_text_with_microseconds(std::chrono::system_clock::time_point time);
+
+}  // namespace trafficmirror::kube
