@@ -128,6 +128,10 @@ void Injector::listen_for_too_big() {
 
 void Injector::rebind() {
   interface_index_ = ::if_nametoindex(interface_.c_str());
+  {
+    const std::lock_guard lock(next_hops_mutex_);
+    next_hops_.clear();  // its link address may be another one too
+  }
   for (const Descriptor& socket : sockets_) {
     if (socket && ::setsockopt(socket.get(), SOL_SOCKET, SO_BINDTODEVICE, interface_.c_str(),
                                static_cast<socklen_t>(interface_.size())) != 0)
