@@ -317,13 +317,6 @@ TEST_F(InterceptNetwork, AShorterPathIsLearned) {
 
 // --- the whole intercept, over gRPC
 
-// ThreadSanitizer sees races in all that it was not compiled into, such as Debian's gRPC.
-#ifdef __SANITIZE_THREAD__
-#define SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED() GTEST_SKIP() << "gRPC is not built for this sanitizer"
-#else
-#define SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED()
-#endif
-
 // An intercept that runs on a thread of its own.
 class Running {
  public:
@@ -482,7 +475,6 @@ bool is_reset(const Descriptor& socket) {
 }
 
 TEST_F(InterceptNetwork, ASessionGoesThroughAndEndsWithItsStream) {
-  SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
   for (const auto& [address, family] :
        {std::pair("10.99.0.2", net::Family::ipv4), std::pair("fd99::2", net::Family::ipv6)}) {
     const Listener listener = listen(address);
@@ -521,7 +513,6 @@ TEST_F(InterceptNetwork, ASessionGoesThroughAndEndsWithItsStream) {
 }
 
 TEST_F(InterceptNetwork, StoppingDrainsResetsAndCleansUp) {
-  SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
   const Listener listener = listen("10.99.0.2");
   Descriptor accepted;
   {
@@ -548,7 +539,6 @@ TEST_F(InterceptNetwork, StoppingDrainsResetsAndCleansUp) {
 }
 
 TEST_F(InterceptNetwork, ASessionOfAKilledRunIsReset) {
-  SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
   const Listener listener = listen("10.99.0.2");
   const std::string source = "10.99.0.1:11000", target = listener.endpoint.to_string();
   {
@@ -578,7 +568,6 @@ TEST_F(InterceptNetwork, ASessionOfAKilledRunIsReset) {
 }
 
 TEST_F(InterceptNetwork, AStreamThatCantBeServedEndsInPlainWords) {
-  SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
   // An address that nobody has: ARP is not answered.
   Running running({{80, *net::Endpoint::parse("10.99.0.99:80")}});
   Client early(running.get().port(), {80});
@@ -592,7 +581,6 @@ TEST_F(InterceptNetwork, AStreamThatCantBeServedEndsInPlainWords) {
 }
 
 TEST_F(InterceptNetwork, AFlushedRulesetIsPutBack) {
-  SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
   const Listener listener = listen("10.99.0.2");
   Running running({{80, listener.endpoint}});
   ASSERT_TRUE(running.becomes_ready(true));
@@ -605,7 +593,6 @@ TEST_F(InterceptNetwork, AFlushedRulesetIsPutBack) {
 }
 
 TEST_F(InterceptNetwork, AnInterfaceThatComesBackIsUsedAgain) {
-  SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
   const Listener listener = listen("10.99.0.2");
   Running running({{80, listener.endpoint}});
   ASSERT_TRUE(running.becomes_ready(true));
@@ -621,7 +608,6 @@ TEST_F(InterceptNetwork, AnInterfaceThatComesBackIsUsedAgain) {
 }
 
 TEST_F(InterceptNetwork, StartErrorsSayWhatToDo) {
-  SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
   const auto error_of = [](Options options) -> std::string {
     try {
       const Intercept intercept(std::move(options));

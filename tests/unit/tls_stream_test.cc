@@ -33,13 +33,6 @@ const std::string shadow = "10.0.0.5:8080";
 const std::string intercept_name = "intercept.shop-shadow";
 const std::string sidecar_name = "spiffe://trafficmirror/shop/checkout/sidecar";
 
-// ThreadSanitizer sees races in all that it was not compiled into, such as Debian's gRPC.
-#ifdef __SANITIZE_THREAD__
-#define SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED() GTEST_SKIP() << "gRPC is not built for this sanitizer"
-#else
-#define SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED()
-#endif
-
 template <typename Condition>
 bool soon(Condition condition) {
   const auto deadline = std::chrono::steady_clock::now() + patience;
@@ -106,7 +99,6 @@ std::string refusal(net::Port port, std::shared_ptr<program::Tls> tls) {
 class TlsStream : public testing::Test {
  protected:
   void SetUp() override {
-    SKIP_WHERE_GRPC_IS_NOT_INSTRUMENTED();
     relay.set_paths({intercept::Path{*net::IpAddress::parse(own), 1500}});
     relay.prove(intercept::Relay::Clock::now());
     arrive(shadow, 10000, {5, seed + 1, {.syn = true, .ack = true}, ""});
