@@ -89,7 +89,11 @@ class Upload(labtest.LabTest):
             body_bytes=size,
         )
         self.assert_served(load.finish())
-        wait_until(lambda: shadow.ids(), "the upload at the shadow", deadline)
+        wait_until(
+            lambda: shadow.ids(),
+            lambda: f"the upload at the shadow ({mirror.metrics()})",
+            deadline,
+        )
         self.assertEqual(shadow.bodies(), production.bodies())
         self.assert_nothing_unmirrored(mirror.metrics())
 
