@@ -157,12 +157,14 @@ bool Connection::process_acknowledgment(Time now, const net::Packet& packet) {
   }
   const uint32_t window = uint32_t{tcp.window} << send_scale_;
   const bool window_changed = window != send_window_;
-  if (window_update_sequence_ < tcp.sequence ||
+  // RFC 9293 section 3.10.7.4 goes by the segment's own place, but one that is sent again keeps its
+  // place: what acknowledges more than all before is the newest in any case.
+  if (advance > 0 || window_update_sequence_ < tcp.sequence ||
       (window_update_sequence_ == tcp.sequence &&
        window_update_acknowledgment_ <= tcp.acknowledgment)) {
     send_window_ = window;
     largest_send_window_ = std::max(largest_send_window_, window);
-    window_update_sequence_ = tcp.sequence;
+    window_update_sequence_ = std::max(window_update_sequence_, tcp.sequence);
     window_update_acknowledgment_ = tcp.acknowledgment;
     if (window_changed && window > 0 && std::holds_alternative<Probe>(timer_)) {
       timer_ = Stopped{};
