@@ -21,7 +21,7 @@ SOAK_FROM ?= $(shell date +%s)0001
 SOURCES = git ls-files '*.h' '*.cc'
 
 .PHONY: all demo test bench format tidy asan tsan soak fuzz fuzz-build fuzz-corpus clean build-packages \
-  lab-packages
+  lab-packages kubernetes-binaries
 
 all: build-packages
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) >/dev/null
@@ -33,7 +33,11 @@ build-packages:
 lab-packages:
 	@tools/install-packages $(LAB_PACKAGES)
 
-test: lab-packages all
+# Where they cannot be had (2), the tests that need them are skipped, and say so.
+kubernetes-binaries:
+	@tools/kubernetes-binaries >/dev/null || [ $$? = 2 ]
+
+test: lab-packages kubernetes-binaries all
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error $(CTEST_FLAGS)
 
 demo: lab-packages all

@@ -222,7 +222,7 @@ class Lab:
     def __enter__(self):
         if os.geteuid() != 0:
             raise LabError("the lab needs root")
-        remove_leftovers()
+        remove_leftovers(DIRECTORY_PREFIX)
         self._handle_sigterm()
         try:
             self._make_directory()
@@ -264,12 +264,9 @@ class Lab:
                 self._restore_sigterm = former
 
     def _make_directory(self):
-        self.directory = tempfile.mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-")
+        self.directory, lock_fd = make_directory(DIRECTORY_PREFIX)
         os.chmod(self.directory, 0o711)  # postgres has a directory of its own within
-        # The kernel lets go of the lock however this process ends: that tells a leftover.
-        self._lock_fd = os.open(self.path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._fds.append(self._lock_fd)
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        self._fds.append(lock_fd)
 
     def _start_first_process(self):
         """The first process of the lab's process namespace: when it ends, the kernel ends the rest.
@@ -834,14 +831,23 @@ def private_mounts():
     check(libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None), "mount /sys")
 
 
-def remove_leftovers():
-    """Removes the files of runs that were killed."""
-    for directory in glob.glob(os.path.join(tempfile.gettempdir(), DIRECTORY_PREFIX + "*")):
+def make_directory(prefix):
+    """A directory of this run's, and a lock on it to hold until it is removed."""
+    directory = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-")
+    # The kernel lets go of the lock however this process ends: that tells a leftover.
+    fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return directory, fd
+
+
+def remove_leftovers(prefix):
+    """Removes the directories of runs that were killed."""
+    for directory in glob.glob(os.path.join(tempfile.gettempdir(), prefix + "*")):
         try:
             fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             # No lock yet: a run that has just begun, or one that was killed that early.
-            pid = re.fullmatch(rf"{DIRECTORY_PREFIX}(\d+)-.*", os.path.basename(directory))
+            pid = re.fullmatch(rf"{prefix}(\d+)-.*", os.path.basename(directory))
             if pid and not os.path.exists(f"/proc/{pid.group(1)}"):
                 shutil.rmtree(directory, ignore_errors=True)
             continue

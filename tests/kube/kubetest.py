@@ -1,0 +1,32 @@
+"""What the tests against a real API server have in common."""
+
+import argparse
+import os
+import sys
+import unittest
+
+from apiserver import NoBinaries, find_binaries
+
+SKIPPED = 77
+
+
+def program(name):
+    folder = os.environ.get("TRAFFICMIRROR_BIN", "")
+    path = os.path.join(os.path.abspath(folder), name)
+    if not folder or not os.access(path, os.X_OK):
+        sys.exit(f"{path} is missing: build first, and name its folder with --bin")
+    return path
+
+
+def main():
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--bin", help="the folder of the programs")
+    options, rest = parser.parse_known_args()
+    if options.bin:
+        os.environ["TRAFFICMIRROR_BIN"] = options.bin
+    try:
+        find_binaries()
+    except NoBinaries as error:
+        print(f"SKIPPED: {error}")
+        sys.exit(SKIPPED)
+    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
