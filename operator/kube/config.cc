@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include <openssl/evp.h>
 #include <yaml-cpp/yaml.h>
 
+#include "operator/kube/base64.h"
 #include "program/start_error.h"
 
 namespace trafficmirror::kube {
@@ -30,21 +30,6 @@ std::string trim(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin == std::string::npos) return "";
   return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
-}
-
-std::optional<std::string> decode_base64(std::string text) {
-  std::erase_if(text, [](char c) { return c == '\n' || c == '\r' || c == ' '; });
-  if (text.empty() || text.size() % 4 != 0) return std::nullopt;
-  std::string out(text.size() / 4 * 3, '\0');
-  const int size = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()),
-                                   reinterpret_cast<const unsigned char*>(text.data()),
-                                   static_cast<int>(text.size()));
-  if (size < 0) return std::nullopt;
-  // OpenSSL counts the padding as bytes.
-  size_t padding = 0;
-  while (padding < 2 && text[text.size() - 1 - padding] == '=') ++padding;
-  out.resize(static_cast<size_t>(size) - padding);
-  return out;
 }
 
 std::optional<uint16_t> parse_port(std::string_view text) {
@@ -149,7 +134,8 @@ class Kubeconfig {
   std::string data(const YAML::Node& map, const std::string& key) const {
     if (const std::string encoded = text(map, key + "-data"); !encoded.empty()) {
       const auto decoded = decode_base64(encoded);
-      if (!decoded) throw StartError(where() + ": " + key + "-data is no base64");
+      if (!decoded || decoded->empty())
+        throw StartError(where() + ": " + key + "-data is no base64");
       return *decoded;
     }
     const std::string path = text(map, key);

@@ -29,4 +29,11 @@ std::string to_text_with_microseconds(std::chrono::system_clock::time_point time
   return seconds_of(whole) + "." + digits + "Z";
 }
 
+std::optional<std::chrono::system_clock::time_point> time_of(const std::string& text) {
+  std::tm parts{};
+  const char* rest = strptime(text.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  if (!rest || *rest != '\0') return std::nullopt;
+  return std::chrono::system_clock::from_time_t(timegm(&parts));
+}
+
 }  // namespace trafficmirror::kube

@@ -224,17 +224,22 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
   }
   const bool sent_again = packet.tcp.sequence != flow.client->next() || flow.client->has_gap() ||
                           (flow.server_received && *flow.server_received > packet.tcp.sequence);
+  const auto deliver = [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
+    Session::AnswerSeen seen = flow.new_answer(acknowledgment);
+    if (seen) seen->sent_again = sent_again;
+    entry.session.client_sent(now, bytes, seen);
+    flow.saw_answer(acknowledgment);
+    flow.boundary = Boundary::unknown;
+  };
+  const net::SequenceNumber acknowledgment = packet.tcp.acknowledgment;
+  if (flow.gap && packet.tcp.sequence <= flow.gap->at && acknowledgment > flow.gap->server_next) {
+    const net::Packet in_gap = cut_at(packet, flow.gap->end);
+    flow.client->insert(in_gap.tcp.sequence, in_gap.payload, flow.gap->server_next, deliver);
+  }
   // What was cut by the capture is not there; if nobody sends it again it is a gap.
-  flow.client->insert(packet.tcp.sequence, packet.payload, packet.tcp.acknowledgment,
-                      [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
-                        Session::AnswerSeen seen = flow.new_answer(acknowledgment);
-                        if (seen) seen->sent_again = sent_again;
-                        entry.session.client_sent(now, bytes, seen);
-                        flow.saw_answer(acknowledgment);
-                        flow.boundary = Boundary::unknown;
-                      });
+  flow.client->insert(packet.tcp.sequence, packet.payload, acknowledgment, deliver);
   touch(entry);
-  look_for_gap(now, flow);
+  look_for_gap(now, flow, flow.server_next.value_or(acknowledgment));
   account(now, entry);
 }
 
@@ -314,7 +319,7 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
     }
     flow.taken_up_blindly_at.reset();
   }
-  if (flow.session) look_for_gap(now, flow);
+  if (flow.session) look_for_gap(now, flow, begin);
   if (tcp.flags.fin) {
     flow.server_next = end + 1;
     flow.server_finished = true;
@@ -322,12 +327,13 @@ void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
   }
 }
 
-void Engine::look_for_gap(Time now, Flow& flow) {
+void Engine::look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next) {
   if (!flow.missing_bytes()) {
     flow.gap.reset();
   } else if (!flow.gap || flow.gap->at != flow.client->next()) {
     // Each byte has its own grace: under load the capture may be behind all the time.
-    flow.gap = std::make_unique<Flow::Gap>(Flow::Gap{now + gap_grace, flow.client->next()});
+    flow.gap = std::make_unique<Flow::Gap>(
+        Flow::Gap{now + gap_grace, flow.client->next(), *flow.server_received, server_next});
     flow_timers_.schedule(flow, flow.gap->deadline);
   }
 }

@@ -112,7 +112,8 @@ class Engine {
   void take_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   // Looks for the exchange boundary at which a flow without a session can be taken up.
   void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
-  void look_for_gap(Time now, Flow& flow);
+  // `server_next`: the end of what the server had sent when it acknowledged last.
+  void look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next);
 
   // Null where memory for one more is lacking, which is counted.
   Flow* add_flow(Time now, const net::FlowKey& key);

@@ -46,9 +46,14 @@ struct Flow : Timed {
   // show that it was in the midst of an exchange.
   std::optional<net::SequenceNumber> taken_up_blindly_at;
   Time retry_at = Time::min();  // a shadow that was down is not asked again before
+  // Bytes that the server said to have received before they were captured.
   struct Gap {
     Time deadline;  // what is missing by then was lost by the capture
     net::SequenceNumber at;
+    net::SequenceNumber end;
+    // The end of what the server had sent by then: whoever sends the bytes again may acknowledge
+    // more, but when they were sent first the client had seen no more than this.
+    net::SequenceNumber server_next;
   };
   std::unique_ptr<Gap> gap;
 

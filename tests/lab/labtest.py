@@ -18,6 +18,12 @@ def seconds(usual):
     return float(os.environ.get("LAB_SECONDS", usual))
 
 
+# Bytes a second on a connection: a network's rate. Without one a client on this machine sends some
+# gigabytes a second, and a busy machine keeps the capture from a processor for as long as that takes
+# to overrun its ring.
+PACING = 100_000_000
+
+
 def unmirrored(metrics):
     """How many sessions and exchanges the sidecar says were not, or not wholly, mirrored."""
     closed = metrics.by("trafficmirror_sessions_closed_total", "reason")

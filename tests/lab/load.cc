@@ -58,6 +58,7 @@ struct Options {
   std::string path = "/";
   std::string id_prefix = "r";
   size_t body_bytes = 0;
+  uint32_t pacing = 0;
   std::string log;
   double report_every = 0;
 };
@@ -427,6 +428,8 @@ class Load {
     }
     int on = 1;
     setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (options_.pacing > 0)
+      setsockopt(c.fd, SOL_SOCKET, SO_MAX_PACING_RATE, &options_.pacing, sizeof options_.pacing);
     ++c.generation;
     c.state = Connection::State::connecting;
     epoll_event event{};
@@ -774,6 +777,7 @@ int run(int argc, char** argv) {
   app.add_option("--path", options.path, "path that is asked for, with ?id=PREFIX-N after it");
   app.add_option("--id-prefix", options.id_prefix, "PREFIX of the ids");
   app.add_option("--body-bytes", options.body_bytes, "POST a body of so many bytes");
+  app.add_option("--pacing", options.pacing, "bytes a second on each connection, at most");
   app.add_option("--log", options.log, "file for the ids that were answered 2xx, one a line");
   app.add_option("--report-every", options.report_every, "seconds between lines of figures");
   try {

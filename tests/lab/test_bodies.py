@@ -21,6 +21,7 @@ class Bodies(labtest.LabTest):
                     seconds=3,
                     connections=2,
                     body_bytes=size,
+                    pacing=labtest.PACING,
                 )
                 self.assert_served(load.finish())
             sent = production.bodies()

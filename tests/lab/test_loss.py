@@ -87,11 +87,14 @@ class Upload(labtest.LabTest):
             seconds=1,
             connections=1,
             body_bytes=size,
+            pacing=labtest.PACING,
         )
         self.assert_served(load.finish())
-        wait_until(lambda: shadow.ids(), "the upload at the shadow", deadline)
+        try:
+            wait_until(lambda: shadow.ids(), "the upload at the shadow", deadline)
+        finally:
+            self.assert_nothing_unmirrored(mirror.metrics())  # says why, where it did not come
         self.assertEqual(shadow.bodies(), production.bodies())
-        self.assert_nothing_unmirrored(mirror.metrics())
 
     def test_upload_of_64_mib(self):
         with Lab() as lab:

@@ -60,8 +60,11 @@ struct Conversation {
   bool client_fin = false;
   bool server_fin_first = false;
   bool reset = false;
-  bool stray = false;         // has packets of no connection
-  bool syn_captured = false;  // in this run
+  bool stray = false;                                // has packets of no connection
+  bool syn_captured = false;                         // in this run
+  std::optional<net::SequenceNumber> server_begins;  // its first byte
+  bool client_bytes_captured = false;                // some of them
+  bool server_begin_captured = false;                // before that, a packet that tells of it
 
   uint8_t byte(uint64_t offset) const {
     return static_cast<uint8_t>(mix(content ^ (offset / 8)) >> (offset % 8 * 8));

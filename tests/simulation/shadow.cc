@@ -330,11 +330,13 @@ std::optional<std::string> ShadowConnection::check_turn(Time now, Reading& readi
   const uint64_t start = reading.start->offset;
   for (const Boundary& boundary : boundaries) {
     if (boundary.offset < start + before || boundary.offset >= start + after) continue;
-    // A new connection that goes on for one the shadow has closed begins at once, and of a flow
-    // that was already open nobody knows that its server was to speak first.
+    // A new connection that goes on for one the shadow has closed begins at once, and where the
+    // flow was open already, or nothing of the server's was captured before the client's first
+    // bytes, nobody knows that the server was to speak first.
     const bool goes_on = how().closing == Personality::Closing::early_close ||
                          how().closing == Personality::Closing::early_shutdown;
-    if (boundary.offset == start && (start > 0 || goes_on || !reading.conversation->syn_captured))
+    if (boundary.offset == start && (start > 0 || goes_on || !reading.conversation->syn_captured ||
+                                     !reading.conversation->server_begin_captured))
       continue;
     if (boundary.production_answer == 0) continue;
     ++reading.turns;

@@ -353,9 +353,19 @@ void Run::play(const CapturedPacket& captured, Shadow::Application& application,
   const bool seen = captured.captured && now_ >= capture_begins_;
   trace(captured.from_client ? "client" : "server",
         describe(packet.tcp, packet.payload_length) + (seen ? "" : " (not captured)"));
+  Conversation& conversation = *application.conversations[index];
+  if (packet.tcp.flags.syn && !captured.from_client)
+    conversation.server_begins = packet.tcp.sequence + 1;
   if (!seen) return;
-  if (packet.tcp.flags.syn && captured.from_client)
-    application.conversations[index]->syn_captured = true;
+  if (packet.tcp.flags.syn && captured.from_client) conversation.syn_captured = true;
+  const bool tells_where_the_server_begins =
+      captured.from_client
+          ? packet.payload_length == 0 && packet.tcp.acknowledgment == conversation.server_begins
+          : packet.tcp.flags.syn || packet.tcp.sequence == conversation.server_begins;
+  if (captured.from_client && packet.payload_length > 0) conversation.client_bytes_captured = true;
+  if (conversation.server_begins && tells_where_the_server_begins &&
+      !conversation.client_bytes_captured)
+    conversation.server_begin_captured = true;
   engine_->on_production(now_, packet);
   if (captured.bytes != before) fail("a captured packet was changed");
 }

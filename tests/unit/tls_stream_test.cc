@@ -12,6 +12,7 @@
 #include <spdlog/spdlog.h>
 
 #include "intercept/service.h"
+#include "operator/certificate_rotation.h"
 #include "program/tls.h"
 #include "sidecar/uplink/uplink.h"
 #include "tests/unit/certificates.h"
@@ -364,6 +365,43 @@ TEST_F(TlsStream, KeepsWhatItHasWhileFilesDoNotFit) {
   EXPECT_EQ(log.count("what was read before is still in use"), 1);
   intercept_files.write(next_one, other_ca.certificate());
   EXPECT_NE(refusal(service->port(), sidecar_tls), "") << "now the new CA counts";
+}
+
+// What the operator makes, on both sides, at each step of replacing its CA.
+TEST_F(TlsStream, StandsWithTheOperatorsCertificatesWhicheverCaSignedThem) {
+  using std::chrono::hours;
+  const auto now = std::chrono::system_clock::now();
+  const controller::CertificateLifetimes lifetimes{
+      .ca = hours(30), .leaf = hours(10), .distribution = hours(1)};
+  const kube::Key mirror{"shop", "checkout"};
+  const kube::SecretData alone = controller::rotate_ca({}, now - hours(21), lifetimes).data;
+  const kube::SecretData trusting = controller::rotate_ca(alone, now - hours(1), lifetimes).data;
+  const kube::SecretData signing = controller::rotate_ca(trusting, now, lifetimes).data;
+  ASSERT_EQ(signing.at("tls.crt"), trusting.at("next.crt"));
+
+  const auto write = [&](const CertificateFiles& files, const kube::SecretData& signer,
+                         const std::string& identity) {
+    const kube::SecretData leaf =
+        controller::rotate_leaf({}, signer, {.uris = {identity}}, now, lifetimes).data;
+    for (const auto& [name, text] : leaf) files.write_text(name, text);
+  };
+  const std::string of_intercept = controller::intercept_identity(mirror);
+  const std::string of_sidecar = controller::sidecar_identity(mirror);
+  write(intercept_files, trusting, of_intercept);
+  serve(intercept_files.tls(of_sidecar));
+  for (const kube::SecretData* const intercepts : {&trusting, &signing}) {
+    write(intercept_files, *intercepts, of_intercept);
+    for (const kube::SecretData* const sidecars : {&trusting, &signing}) {
+      write(sidecar_files, *sidecars, of_sidecar);
+      EXPECT_EQ(refusal(service->port(), sidecar_files.tls(of_intercept)), "");
+    }
+  }
+  // One that has slept through all of it does not know the new CA.
+  write(sidecar_files, alone, of_sidecar);
+  EXPECT_NE(refusal(service->port(), sidecar_files.tls(of_intercept)), "");
+  // Of another mirror.
+  write(sidecar_files, signing, controller::sidecar_identity({"shop", "checkout-v3"}));
+  EXPECT_NE(refusal(service->port(), sidecar_files.tls(of_intercept)), "");
 }
 
 }  // namespace

@@ -1,0 +1,123 @@
+#include "operator/mirror.h"
+
+#include <algorithm>
+
+#include "operator/names.h"
+#include "operator/selector.h"
+#include "program/flags.h"
+
+namespace trafficmirror::controller {
+namespace {
+
+using kube::Json;
+
+// "1h30m": the sum of its parts. Nothing where it isn't one, or longer than ten years.
+std::optional<std::chrono::seconds> parse_sum_of_durations(const std::string& text) {
+  std::chrono::seconds sum{0};
+  size_t begin = 0;
+  while (begin < text.size()) {
+    const size_t unit = text.find_first_of("hms", begin);
+    if (unit == std::string::npos) return std::nullopt;
+    const auto part = program::parse_duration(text.substr(begin, unit + 1 - begin));
+    if (!part) return std::nullopt;
+    sum += std::chrono::duration_cast<std::chrono::seconds>(*part);
+    begin = unit + 1;
+  }
+  if (sum <= std::chrono::seconds(0)) return std::nullopt;
+  return sum;
+}
+
+// What the schema promises, so that a field of another type has not come through it.
+template <typename Value>
+void read(const Json& object, const char* pointer, Value& value) {
+  const Json::json_pointer at(pointer);
+  if (object.contains(at)) value = object[at].get<Value>();
+}
+
+std::string read_spec(const Json& spec, Mirror& mirror) {
+  if (!spec.contains("/source/selector"_json_pointer)) return "spec.source.selector is missing";
+  mirror.selector = spec["source"]["selector"];
+  if (const auto problem = problem_of_selector(mirror.selector))
+    return "spec.source.selector: " + *problem;
+  std::vector<uint16_t> ports;
+  read(spec, "/source/ports", ports);
+  for (const uint16_t port : ports) mirror.ports.push_back({port});
+  std::sort(mirror.ports.begin(), mirror.ports.end());
+  if (mirror.ports.empty()) return "spec.source.ports is empty: give the port that is copied";
+  read(spec, "/source/interface", mirror.interface);
+  std::string attach = "Auto";
+  read(spec, "/source/attach", attach);
+  mirror.attach = attach == "Ephemeral" ? Attach::ephemeral
+                  : attach == "Sidecar" ? Attach::sidecar
+                                        : Attach::automatic;
+
+  read(spec, "/shadow/namespace", mirror.shadow_namespace);
+  std::optional<uint16_t> shadow_port;
+  const auto read_port = [&](const char* pointer) {
+    const Json::json_pointer at(pointer);
+    if (spec.contains(at)) shadow_port = spec[at].get<uint16_t>();
+  };
+  if (spec.contains("/shadow/service"_json_pointer)) {
+    ShadowService service;
+    read(spec, "/shadow/service/name", service.name);
+    mirror.shadow = service;
+    read_port("/shadow/service/port");
+  } else if (spec.contains("/shadow/selector"_json_pointer)) {
+    mirror.shadow = spec["shadow"]["selector"];
+    if (const auto problem = problem_of_selector(spec["shadow"]["selector"]))
+      return "spec.shadow.selector: " + *problem;
+    read_port("/shadow/port");
+  } else {
+    return "spec.shadow names neither a service nor a selector";
+  }
+  if (shadow_port) mirror.shadow_port = net::Port{*shadow_port};
+  if (mirror.shadow_port && mirror.ports.size() > 1)
+    return "spec.source.ports has several ports and spec.shadow one: leave the shadow's port out, "
+           "and each goes to the same port there, or make a TrafficMirror for each port";
+
+  read(spec, "/replicate/percent", mirror.percent);
+  read(spec, "/limits/memory", mirror.memory);
+  read(spec, "/limits/maxSessions", mirror.max_sessions);
+  const auto memory = program::parse_size(mirror.memory);
+  if (!memory || *memory < least_sidecar_memory || *memory > most_sidecar_memory)
+    return "spec.limits.memory is " + mirror.memory + ": between 1Mi and 64Gi is possible";
+  mirror.memory_bytes = *memory;
+
+  read(spec, "/intercept/replicas", mirror.replicas);
+  read(spec, "/intercept/resources", mirror.resources);
+  read(spec, "/intercept/nodeSelector", mirror.node_selector);
+  read(spec, "/intercept/tolerations", mirror.tolerations);
+  read(spec, "/paused", mirror.paused);
+  read(spec, "/duration", mirror.duration_text);
+  if (!mirror.duration_text.empty()) {
+    mirror.duration = parse_sum_of_durations(mirror.duration_text);
+    if (!mirror.duration)
+      return "spec.duration is " + mirror.duration_text + ": up to ten years, such as 30m or 2h";
+  }
+  return "";
+}
+
+}  // namespace
+
+ParsedMirror parse_mirror(const Json& object) {
+  ParsedMirror parsed;
+  Mirror& mirror = parsed.mirror;
+  mirror.key = kube::key_of(object);
+  mirror.uid = kube::text_at(object, "/metadata/uid");
+  mirror.created = kube::text_at(object, "/metadata/creationTimestamp");
+  mirror.deleted = !kube::text_at(object, "/metadata/deletionTimestamp").empty();
+  const auto finalizers = "/metadata/finalizers"_json_pointer;
+  mirror.has_finalizer =
+      object.contains(finalizers) && std::find(object[finalizers].begin(), object[finalizers].end(),
+                                               names::finalizer) != object[finalizers].end();
+  // Objects from before a change of the schema may not keep it.
+  try {
+    read(object, "/metadata/generation", mirror.generation);
+    parsed.problem = read_spec(object.contains("spec") ? object["spec"] : Json::object(), mirror);
+  } catch (const Json::exception& error) {
+    parsed.problem = std::string("the spec does not keep to the schema: ") + error.what();
+  }
+  return parsed;
+}
+
+}  // namespace trafficmirror::controller

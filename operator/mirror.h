@@ -1,0 +1,71 @@
+// operator/ makes the world match each TrafficMirror object: mirror (the object), selector and
+// names, objects (what is made for one), plan (what has to be done, and what is said of it, out of
+// what is seen), reconciler (sees and does it), certificates, webhook, and kube/ (the Kubernetes
+// API). All but the reconciler, the webhook's server and main are pure.
+//
+// This header: a TrafficMirror as the operator understands it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "net/address.h"
+#include "operator/kube/object.h"
+
+namespace trafficmirror::controller {
+
+enum class Attach { automatic, ephemeral, sidecar };
+
+// spec.shadow.service, or the selector in its place.
+struct ShadowService {
+  std::string name;
+};
+
+struct Mirror {
+  kube::Key key;
+  std::string uid;
+  int64_t generation = 0;
+  std::string created;  // RFC 3339, so that texts compare like times
+  bool deleted = false;
+  bool has_finalizer = false;
+
+  kube::Json selector;  // a LabelSelector
+  std::vector<net::Port> ports;
+  std::string interface {};
+  Attach attach = Attach::automatic;
+
+  std::string shadow_namespace;
+  std::variant<ShadowService, kube::Json> shadow;  // JSON: a LabelSelector
+  std::optional<net::Port> shadow_port;            // none: the production port's number
+
+  double percent = 100;
+  std::string memory = "64Mi";
+  uint64_t memory_bytes = 64 << 20;
+  uint64_t max_sessions = 20000;
+
+  int replicas = 1;
+  kube::Json resources;
+  kube::Json node_selector;
+  kube::Json tolerations;
+
+  bool paused = false;
+  std::string duration_text;
+  std::optional<std::chrono::seconds> duration;
+
+  net::Port shadow_port_of(net::Port production) const { return shadow_port.value_or(production); }
+};
+
+// The mirror, and what is wrong with its spec in one line that names the field; that is nothing
+// where the schema was kept and what the schema can't say holds too. The identity (key, uid,
+// deletion) is there in any case.
+struct ParsedMirror {
+  Mirror mirror;
+  std::string problem;
+};
+ParsedMirror parse_mirror(const kube::Json& object);
+
+}  // namespace trafficmirror::controller

@@ -1,0 +1,804 @@
+#include "operator/plan.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "operator/certificate_rotation.h"
+#include "operator/kube/wall_time.h"
+#include "operator/names.h"
+#include "operator/pods.h"
+#include "operator/selector.h"
+
+namespace trafficmirror::controller {
+namespace {
+
+using kube::Json;
+
+// Sidecars that do not end within this, once told to, are left to themselves: one without an
+// intercept gives up after ten minutes.
+constexpr std::chrono::seconds stop_within{30};
+constexpr std::chrono::seconds first_attach_pause{10};
+constexpr std::chrono::seconds longest_attach_pause{600};
+
+struct Verdict {
+  std::string status;  // "True", "False" or "Unknown"
+  std::string reason;
+  std::string message;
+};
+Verdict yes(std::string reason, std::string message) {
+  return {"True", std::move(reason), std::move(message)};
+}
+Verdict no(std::string reason, std::string message) {
+  return {"False", std::move(reason), std::move(message)};
+}
+Verdict unknown(std::string reason, std::string message) {
+  return {"Unknown", std::move(reason), std::move(message)};
+}
+
+std::string count_of(size_t part, size_t whole, const std::string& what) {
+  return std::to_string(part) + " of " + std::to_string(whole) + " " + what;
+}
+
+// Pod Security's words, as the API server and the ReplicaSet pass them on.
+bool is_pod_security(const std::string& message) {
+  return message.find("violates PodSecurity") != std::string::npos;
+}
+
+std::string pod_security_cure(const std::string& namespace_, const std::string& capabilities) {
+  return "Pod Security of namespace " + namespace_ + " forbids " + capabilities +
+         ": label it pod-security.kubernetes.io/enforce=privileged, or exempt it";
+}
+
+bool is_mirrored_by_injection(const Mirror& mirror, const Abilities& abilities) {
+  return mirror.attach == Attach::sidecar ||
+         (mirror.attach == Attach::automatic && !abilities.ephemeral_containers);
+}
+
+// All of plan_for's state on the way.
+class Planner {
+ public:
+  Planner(const Observation& seen, const Settings& settings, const Abilities& abilities,
+          const CertificateLifetimes& lifetimes)
+      : seen_(seen),
+        mirror_(seen.mirror.mirror),
+        settings_(settings),
+        abilities_(abilities),
+        lifetimes_(lifetimes),
+        injected_(is_mirrored_by_injection(mirror_, abilities)),
+        name_(name_for(mirror_.key)) {}
+
+  Plan plan() {
+    if (!mirror_.deleted && !mirror_.has_finalizer) {
+      plan_.add_finalizer = true;  // before there is anything to clean up
+      plan_.status = seen_.status;
+      return std::move(plan_);
+    }
+    const Verdict consented = consent();
+    read_started();
+    stopped_ = why_stopped(consented);
+    if (!stopped_) find_targets();
+    look_at_pods();
+    decide_stopping();
+    if (stopped_)
+      take_down();
+    else
+      put_up();
+    write_status(consented);
+    return std::move(plan_);
+  }
+
+ private:
+  // ---- whether
+
+  Verdict consent() const {
+    const std::string& shadow = mirror_.shadow_namespace;
+    const std::string& production = mirror_.key.namespace_;
+    if (!seen_.mirror.problem.empty() && shadow.empty())
+      return unknown("InvalidSpec", seen_.mirror.problem);
+    if (shadow == production) return yes("SameNamespace", "the shadow is in the same namespace");
+    if (!seen_.shadow_namespace)
+      return no("ShadowNamespaceNotFound", "there is no namespace " + shadow +
+                                               ": create it, or correct spec.shadow.namespace");
+    if (seen_.shadow_namespace->contains("/metadata/deletionTimestamp"_json_pointer))
+      return no("ShadowNamespaceTerminating", "namespace " + shadow + " is being deleted");
+    const Json annotations =
+        seen_.shadow_namespace->value("/metadata/annotations"_json_pointer, Json::object());
+    const std::string list = annotations.value(names::accept_from, "");
+    size_t begin = 0;
+    while (begin <= list.size()) {
+      size_t end = list.find(',', begin);
+      if (end == std::string::npos) end = list.size();
+      std::string entry = list.substr(begin, end - begin);
+      std::erase(entry, ' ');
+      if (entry == production)
+        return yes("Granted", "namespace " + shadow + " accepts traffic of " + production);
+      begin = end + 1;
+    }
+    return no("NotGranted", "namespace " + shadow + " does not accept traffic of " + production +
+                                ": kubectl annotate namespace " + shadow + " " +
+                                names::accept_from + "=" +
+                                (list.empty() ? production : list + "," + production) +
+                                (list.empty() ? "" : " --overwrite"));
+  }
+
+  void read_started() {
+    if (mirror_.paused || seen_.status.value("duration", "") != mirror_.duration_text) return;
+    started_ = kube::time_of(seen_.status.value("startedAt", ""));
+  }
+
+  bool is_over() const {
+    return mirror_.duration && started_ && seen_.now >= *started_ + *mirror_.duration;
+  }
+
+  std::optional<Verdict> why_stopped(const Verdict& consented) const {
+    if (mirror_.deleted)
+      return no("Deleting", "the sidecars are stopped, and what was made is removed");
+    if (!seen_.mirror.problem.empty()) return no("InvalidSpec", seen_.mirror.problem);
+    if (consented.status != "True") return consented;
+    if (mirror_.paused) return no("Paused", "spec.paused is true: set it to false to go on");
+    if (is_over())
+      return no("DurationOver", "it mirrored for spec.duration, " + mirror_.duration_text +
+                                    ": change that, or pause and go on, to begin anew");
+    return std::nullopt;
+  }
+
+  // ---- the shadow
+
+  void find_targets() {
+    if (const auto* service = std::get_if<ShadowService>(&mirror_.shadow))
+      find_targets_of(*service);
+    else
+      find_targets_by_selector(std::get<Json>(mirror_.shadow));
+    std::sort(targets_.begin(), targets_.end());
+    targets_.erase(std::unique(targets_.begin(), targets_.end()), targets_.end());
+  }
+
+  void add_target(net::Port production, const std::string& address, uint16_t port) {
+    if (const auto parsed = net::IpAddress::parse(address))
+      targets_.push_back({production, {*parsed, net::Port{port}}});
+  }
+
+  void find_targets_of(const ShadowService& service) {
+    const std::string whole = mirror_.shadow_namespace + "/" + service.name;
+    if (!seen_.shadow_service) {
+      no_targets_ = no("ServiceNotFound", "there is no Service " + whole);
+      return;
+    }
+    const Json spec = seen_.shadow_service->value("spec", Json::object());
+    if (spec.contains("selector") && !spec["selector"].empty())
+      shadow_selector_ = {{"matchLabels", spec["selector"]}};
+    const Json ports = spec.value("ports", Json::array());
+    for (const net::Port production : mirror_.ports) {
+      const net::Port wanted = mirror_.shadow_port_of(production);
+      const auto found = std::find_if(ports.begin(), ports.end(), [&](const Json& port) {
+        return port.value("port", 0) == wanted.number;
+      });
+      if (found == ports.end()) {
+        std::string has;
+        for (const Json& port : ports)
+          has += (has.empty() ? "" : ", ") + std::to_string(port.value("port", 0));
+        no_targets_ =
+            no("ServicePortNotFound", "Service " + whole + " has no port " +
+                                          std::to_string(wanted.number) + ", only " + has);
+        return;
+      }
+      const std::string name = found->value("name", "");
+      const Json subsets =
+          seen_.endpoints ? seen_.endpoints->value("subsets", Json::array()) : Json::array();
+      for (const Json& subset : subsets)
+        for (const Json& port : subset.value("ports", Json::array())) {
+          if (port.value("name", "") != name) continue;
+          for (const Json& address : subset.value("addresses", Json::array()))
+            add_target(production, address.value("ip", ""), port.value("port", uint16_t{0}));
+        }
+    }
+    if (targets_.empty())
+      no_targets_ = no("NoEndpoints", "Service " + whole +
+                                          " has no ready endpoints: do its pods run, and does its "
+                                          "selector match them?");
+  }
+
+  void find_targets_by_selector(const Json& selector) {
+    shadow_selector_ = selector;
+    for (const SharedJson& pod : seen_.shadow_pods) {
+      if (!has_condition(*pod, "Ready")) continue;
+      for (const net::Port production : mirror_.ports)
+        add_target(production, kube::text_at(*pod, "/status/podIP"),
+                   mirror_.shadow_port_of(production).number);
+    }
+    if (targets_.empty())
+      no_targets_ = no("NoEndpoints", "no pod of namespace " + mirror_.shadow_namespace +
+                                          " that spec.shadow.selector matches is ready");
+  }
+
+  // ---- production's pods
+
+  struct SidecarState {
+    bool selected = false;
+    bool running = false;  // of whatever revision
+    bool ephemeral = false;
+    bool attached = false;
+    std::string reason;  // why not attached
+    std::string message;
+  };
+
+  std::string wanted_revision() const {
+    const SidecarSettings sidecar = sidecar_settings(mirror_, settings_);
+    if (!injected_) return revision_of(ephemeral_container(sidecar));
+    return revision_of(injected_container(sidecar, InjectedAs::container, Requests::little));
+  }
+
+  // None of the containers' ports, where they say any, is this one.
+  static bool lacks_port(const Json& pod, net::Port port) {
+    bool any = false;
+    for (const Json& container : pod["spec"].value("containers", Json::array()))
+      for (const Json& declared : container.value("ports", Json::array())) {
+        any = true;
+        if (declared.value("containerPort", 0) == port.number) return false;
+      }
+    return any;
+  }
+
+  std::optional<std::string> taken_by(const Json& pod) const {
+    for (const Mirror& other : seen_.earlier_mirrors) {
+      const bool shares = std::any_of(mirror_.ports.begin(), mirror_.ports.end(), [&](net::Port p) {
+        return std::find(other.ports.begin(), other.ports.end(), p) != other.ports.end();
+      });
+      if (shares && selects(other.selector, labels_of(pod))) return other.key.name;
+    }
+    return std::nullopt;
+  }
+
+  void look_at_pods() {
+    const bool readable = seen_.mirror.problem.empty();
+    const std::string revision = readable ? wanted_revision() : "";
+    for (const SharedJson& pod : seen_.pods) {
+      SidecarState state;
+      state.selected = readable && selects(mirror_.selector, labels_of(*pod));
+      const std::vector<Container> containers = containers_of(*pod, name_);
+      for (const Container& container : containers)
+        if (container.state == Container::State::running) {
+          state.running = true;
+          state.ephemeral = container.kind == Container::Kind::ephemeral;
+        }
+      if (state.selected) judge(*pod, containers, revision, state);
+      // A sidecar that is not (or no longer) wanted as it is, and that can be told to end.
+      if (state.running && state.ephemeral && !state.attached) ++strays_;
+      if (state.running && state.ephemeral) ++running_ephemeral_;
+      if (state.selected) {
+        ++matched_;
+        if (state.running) ++running_;
+        if (state.attached)
+          ++attached_;
+        else if (!first_problem_)
+          first_problem_ =
+              no(state.reason, "pod " + kube::key_of(*pod).name + ": " + state.message);
+      }
+    }
+  }
+
+  void judge(const Json& pod, const std::vector<Container>& containers, const std::string& revision,
+             SidecarState& state) {
+    const auto problem = [&](std::string reason, std::string message) {
+      state.reason = std::move(reason);
+      state.message = std::move(message);
+    };
+    if (const auto other = taken_by(pod))
+      return problem("PortTaken", "TrafficMirror " + *other +
+                                      ", which is older, mirrors one of its ports already: take "
+                                      "another port or another selector, or delete that one");
+    for (const net::Port port : mirror_.ports)
+      if (lacks_port(pod, port))
+        return problem("PortNotFound", "no container declares port " + std::to_string(port.number) +
+                                           ": correct spec.source.ports, or the container's ports");
+    const Container* sidecar = containers.empty() ? nullptr : &containers.back();
+    if (!sidecar) return judge_without(pod, state);
+    switch (sidecar->state) {
+      case Container::State::running:
+        if (sidecar->revision == revision) {
+          state.attached = true;
+        } else if (sidecar->kind == Container::Kind::ephemeral) {
+          problem("OldSidecarRuns", "a sidecar with other settings is still running there");
+        } else {
+          problem("RestartNeeded",
+                  "its sidecar was injected with other settings: restart the workload");
+        }
+        return;
+      case Container::State::waiting:
+        if (is_image_problem(sidecar->reason))
+          return problem("ImagePullFailed", "the sidecar's image can't be pulled (" +
+                                                sidecar->reason + "): " + sidecar->message);
+        if (sidecar->reason == "CrashLoopBackOff" || sidecar->reason.starts_with("Create"))
+          return problem("SidecarNotStarting", sidecar->reason + ": " + sidecar->message);
+        return problem("Attaching", "the sidecar is being started");
+      case Container::State::terminated:
+        return judge_ended(pod, containers, state);
+      case Container::State::unknown:
+        return problem("Attaching", "the sidecar is not started yet");
+    }
+  }
+
+  void judge_without(const Json& pod, SidecarState& state) {
+    if (injected_) {
+      state.reason = "RestartNeeded";
+      state.message =
+          "it was created before the mirror: restart the workload (kubectl rollout "
+          "restart), and its new pods get a sidecar";
+      const auto labelled = [&](const Json& object) {
+        const Json& labels = labels_of(object);
+        return labels.is_object() && labels.value(names::inject, "") == names::inject_enabled;
+      };
+      const std::string label = std::string(names::inject) + "=" + names::inject_enabled;
+      if (!seen_.production_namespace || !labelled(*seen_.production_namespace)) {
+        state.reason = "NamespaceNotLabelled";
+        state.message =
+            "sidecars are injected in labelled namespaces only: kubectl label namespace " +
+            mirror_.key.namespace_ + " " + label + ", then restart the workload";
+      } else if (!labelled(pod)) {
+        state.reason = "PodsNotLabelled";
+        state.message = "sidecars are injected into labelled pods only: put the label " + label +
+                        " into the workload's pod template";
+      } else if (pod_security_forbids(*seen_.production_namespace)) {
+        state.reason = "PodSecurityForbids";
+        state.message = pod_security_cure(mirror_.key.namespace_, "NET_RAW");
+      }
+      return;
+    }
+    if (mirror_.attach == Attach::ephemeral && !abilities_.ephemeral_containers) {
+      state.reason = "EphemeralContainersUnavailable";
+      state.message =
+          "this cluster can't attach to running pods (Kubernetes 1.25 and later can): "
+          "set spec.source.attach to Auto or Sidecar";
+      return;
+    }
+    if (!is_running(pod)) {
+      state.reason = "PodNotRunning";
+      state.message = "it does not run yet";
+      return;
+    }
+    attach(pod, name_, state);
+  }
+
+  void judge_ended(const Json& pod, const std::vector<Container>& containers, SidecarState& state) {
+    const Container& last = containers.back();
+    state.reason = "SidecarEnded";
+    state.message = "the sidecar ended with exit code " + std::to_string(last.exit_code) +
+                    (last.reason.empty() ? "" : " (" + last.reason + ")") +
+                    (last.message.empty() ? "" : ": " + last.message);
+    if (last.kind != Container::Kind::ephemeral) return;  // the kubelet starts it again
+    const auto failures = std::count_if(containers.begin(), containers.end(), [](const auto& c) {
+      return c.state == Container::State::terminated && c.exit_code != 0;
+    });
+    if (last.exit_code != 0) {
+      const auto ended = kube::time_of(last.finished_at).value_or(seen_.now);
+      const auto pause =
+          std::min(first_attach_pause * (1 << std::min<int>(static_cast<int>(failures) - 1, 10)),
+                   longest_attach_pause);
+      if (seen_.now < ended + pause) return look_again_at(ended + pause);
+    }
+    attach(pod, name_ + "-" + std::to_string(containers.size() + 1), state);
+  }
+
+  // To be done if there is an intercept to talk to by then.
+  void attach(const Json& pod, const std::string& container, SidecarState& state) {
+    SidecarSettings sidecar = sidecar_settings(mirror_, settings_);
+    sidecar.name = container;
+    const kube::Key key = kube::key_of(pod);
+    possible_attachments_.push_back({key, ephemeral_container(sidecar)});
+    const auto refused = seen_.refusals.find("pod/" + key.name);
+    if (refused == seen_.refusals.end()) {
+      state.reason = ready_intercepts() > 0 ? "Attaching" : "WaitingForIntercept";
+      state.message = ready_intercepts() > 0 ? "the sidecar is being attached"
+                                             : "the sidecar is attached when an intercept is ready";
+    } else if (is_pod_security(refused->second.message)) {
+      state.reason = "PodSecurityForbids";
+      state.message = pod_security_cure(mirror_.key.namespace_, "NET_RAW");
+    } else {
+      state.reason = "AttachRefused";
+      state.message = refused->second.message;
+    }
+  }
+
+  // ---- stopping
+
+  const Observation::Owned* owned_deployment() const {
+    const auto found = std::find_if(
+        seen_.owned.begin(), seen_.owned.end(),
+        [](const Observation::Owned& owned) { return owned.resource == resources::deployments; });
+    return found == seen_.owned.end() ? nullptr : &*found;
+  }
+
+  size_t connected() const {
+    std::set<std::string> sidecars;
+    for (const auto& [pod, reading] : seen_.readings)
+      if (reading.report)
+        for (const auto& [name, sessions] : reading.report->sidecars) sidecars.insert(name);
+    return sidecars.size();
+  }
+
+  void decide_stopping() {
+    // Sidecars that must end: all of them, or those that are not wanted as they are.
+    const bool some_left = stopped_ ? running_ephemeral_ > 0 || connected() > 0 : strays_ > 0;
+    if (!stopped_ && strays_ == 0) return;
+    stopping_since_ = kube::time_of(seen_.status.value("stoppingSince", ""));
+    if (!stopping_since_) stopping_since_ = seen_.now;
+    const WallTime until = *stopping_since_ + stop_within;
+    stopping_ = some_left && owned_deployment() && seen_.now < until;
+    if (stopping_) look_again_at(until);
+  }
+
+  static std::string told_to_stop(std::string configuration) {
+    const std::string go = "stop-sidecars: false";
+    const size_t at = configuration.find(go);
+    if (at != std::string::npos) configuration.replace(at, go.size(), "stop-sidecars: true");
+    return configuration;
+  }
+
+  // The same ConfigMap, whosever spec it was made of, telling sidecars to stop.
+  void tell_to_stop(const Observation::Owned& owned) {
+    const Json& before = *owned.object;
+    const auto at = "/data/intercept.yaml"_json_pointer;
+    if (!before.contains(at)) return;
+    Json object = {{"apiVersion", "v1"}, {"kind", "ConfigMap"}};
+    for (const char* field : {"name", "namespace", "labels"})
+      if (before["metadata"].contains(field)) object["metadata"][field] = before["metadata"][field];
+    object["metadata"]["annotations"] = {{names::mirror, to_text(mirror_.key)}};
+    const std::string configuration = told_to_stop(before[at].get<std::string>());
+    object["data"]["intercept.yaml"] = configuration;
+    plan_.objects.push_back({resources::config_maps, std::move(object)});
+    notify(configuration);
+  }
+
+  void take_down() {
+    if (!stopping_) {
+      plan_.surplus = seen_.owned;
+      plan_.remove_finalizer = mirror_.deleted && seen_.owned.empty();
+      return;
+    }
+    for (const Observation::Owned& owned : seen_.owned)
+      if (owned.resource == resources::config_maps) tell_to_stop(owned);
+  }
+
+  // ---- running
+
+  const Observation::Owned* owned_secret(const std::string& namespace_,
+                                         const std::string& name) const {
+    for (const Observation::Owned& owned : seen_.owned)
+      if (owned.resource == resources::secrets &&
+          kube::key_of(*owned.object) == kube::Key{namespace_, name})
+        return &owned;
+    return nullptr;
+  }
+
+  kube::SecretData leaf(const std::string& namespace_, const std::string& secret,
+                        const std::string& identity) {
+    const Observation::Owned* owned = owned_secret(namespace_, secret);
+    const RotatedSecret rotated =
+        rotate_leaf(owned ? kube::data_of(*owned->object) : kube::SecretData{}, seen_.ca,
+                    Names{.uris = {identity}}, seen_.now, lifetimes_);
+    look_again_at(rotated.look_again);
+    return rotated.data;
+  }
+
+  void put_up() {
+    InterceptInput input;
+    input.targets = targets_;
+    input.stop_sidecars = stopping_;
+    input.shadow_selector = shadow_selector_;
+    if (seen_.production_namespace) {
+      const Json& labels = labels_of(*seen_.production_namespace);
+      // Set by the API server itself from 1.21 on.
+      constexpr const char* by_name = "kubernetes.io/metadata.name";
+      if (labels.is_object() && labels.contains(by_name))
+        input.production_namespace_labels = {{by_name, labels[by_name]}};
+    }
+    input.intercept_leaf = leaf(mirror_.shadow_namespace, name_, intercept_identity(mirror_.key));
+    input.sidecar_leaf = leaf(mirror_.key.namespace_, sidecar_secret_for(mirror_.key),
+                              sidecar_identity(mirror_.key));
+    plan_.objects = objects_for(mirror_, input, settings_, abilities_);
+    notify(configuration_of(mirror_, targets_, stopping_));
+
+    for (const Observation::Owned& owned : seen_.owned) {
+      const bool wanted =
+          std::any_of(plan_.objects.begin(), plan_.objects.end(), [&](const WantedObject& object) {
+            return object.resource == owned.resource &&
+                   kube::key_of(object.object) == kube::key_of(*owned.object);
+          });
+      if (wanted) continue;
+      if (!stopping_)
+        plan_.surplus.push_back(owned);
+      else if (owned.resource == resources::config_maps)
+        tell_to_stop(owned);  // of the namespace where the shadow was before
+    }
+    if (!stopping_ && ready_intercepts() > 0) plan_.attachments = std::move(possible_attachments_);
+    if (mirror_.duration && started_) look_again_at(*started_ + *mirror_.duration);
+  }
+
+  void notify(const std::string& configuration) {
+    plan_.configuration = hash_of(configuration);
+    plan_.to_notify.clear();
+    for (const SharedJson& pod : seen_.intercept_pods) {
+      const Json annotations = pod->value("/metadata/annotations"_json_pointer, Json::object());
+      if (annotations.value(names::configuration, "") != plan_.configuration)
+        plan_.to_notify.push_back(kube::key_of(*pod));
+    }
+  }
+
+  size_t ready_intercepts() const {
+    return static_cast<size_t>(
+        std::count_if(seen_.intercept_pods.begin(), seen_.intercept_pods.end(),
+                      [](const SharedJson& pod) { return has_condition(*pod, "Ready"); }));
+  }
+
+  // ---- what is said of it
+
+  Verdict judge_attached() const {
+    if (matched_ == 0)
+      return no("NoPods",
+                "no pod of namespace " + mirror_.key.namespace_ + " matches spec.source.selector");
+    const std::string count = count_of(attached_, matched_, "pods have a sidecar");
+    if (attached_ == matched_) return yes("AllAttached", count);
+    return no(first_problem_->reason, count + "; " + first_problem_->message);
+  }
+
+  Verdict judge_intercept() const {
+    if (no_targets_) return *no_targets_;
+    if (const auto refused = seen_.refusals.find("objects"); refused != seen_.refusals.end())
+      return no("ApplyRefused", refused->second.message);
+    const Observation::Owned* deployment = owned_deployment();
+    if (!deployment) return no("Deploying", "the intercept is being deployed");
+    const size_t ready = ready_intercepts();
+    if (ready > 0)
+      return yes("Available",
+                 count_of(ready, static_cast<size_t>(mirror_.replicas), "intercepts are ready"));
+    if (const Json* failure = condition_of(*deployment->object, "ReplicaFailure");
+        failure && failure->value("status", "") == "True") {
+      const std::string message = failure->value("message", "");
+      if (is_pod_security(message))
+        return no("PodSecurityForbids",
+                  pod_security_cure(mirror_.shadow_namespace, "NET_ADMIN and NET_RAW"));
+      return no("PodsRefused", message);
+    }
+    for (const SharedJson& pod : seen_.intercept_pods)
+      if (const auto problem = problem_of_intercept(*pod)) return *problem;
+    return no("Deploying", "no intercept is ready yet");
+  }
+
+  std::optional<Verdict> problem_of_intercept(const Json& pod) const {
+    const std::string name = kube::key_of(pod).name;
+    if (const Json* scheduled = condition_of(pod, "PodScheduled"))
+      return no("Unschedulable", "pod " + name + ": " + scheduled->value("message", ""));
+    for (const Container& container : containers_of(pod, "intercept")) {
+      if (container.state == Container::State::waiting && is_image_problem(container.reason))
+        return no("ImagePullFailed", "pod " + name + ": the intercept's image can't be pulled (" +
+                                         container.reason + "): " + container.message);
+      if (container.reason == "CrashLoopBackOff" || container.state == Container::State::terminated)
+        return no("InterceptCrashes", "pod " + name +
+                                          ": the intercept ends again and again; "
+                                          "kubectl logs says why");
+    }
+    const auto reading = seen_.readings.find(name);
+    if (reading != seen_.readings.end() && reading->second.report && !reading->second.report->ready)
+      return no("InterceptNotReady", "pod " + name + ": " + reading->second.report->message);
+    return std::nullopt;
+  }
+
+  Verdict judge_reply_path() const {
+    std::string problem = "no intercept has said so yet";
+    bool any = false;
+    for (const auto& [pod, reading] : seen_.readings) {
+      if (!reading.report) {
+        problem = "pod " + pod + ": " + reading.problem;
+        continue;
+      }
+      for (const Report::ReplyPath& path : reading.report->reply_path) {
+        any = true;
+        if (!path.verified)
+          return no("NotVerified", "pod " + pod + ", target " + path.target + ": " + path.message);
+      }
+    }
+    if (any) return yes("Verified", "the shadow's replies come back to the intercept");
+    return unknown("NoReport", problem);
+  }
+
+  Verdict judge_mirroring() const {
+    const bool read = std::any_of(seen_.readings.begin(), seen_.readings.end(),
+                                  [](const auto& entry) { return entry.second.report; });
+    if (!read) return unknown("NoReport", "no intercept has said so yet");
+    const size_t streams = connected();
+    if (streams == 0) return no("NoStream", "no sidecar has a stream to an intercept");
+    return yes("Streaming", count_of(streams, matched_, "pods stream to the intercept"));
+  }
+
+  void write_status(const Verdict& consented) {
+    Verdict attached, intercept, reply_path, mirroring;
+    if (stopped_) {
+      const std::string reason = stopping_ ? "Stopping" : "Stopped";
+      attached = intercept = mirroring = no(reason, stopped_->message);
+      reply_path = unknown(reason, stopped_->message);
+    } else {
+      attached = judge_attached();
+      intercept = judge_intercept();
+      reply_path = judge_reply_path();
+      mirroring = judge_mirroring();
+    }
+    Verdict ready = yes("Mirroring", mirroring.message);
+    if (stopped_) {
+      ready = *stopped_;
+      ready.status = "False";
+    } else {
+      for (const Verdict* verdict : {&intercept, &attached, &reply_path, &mirroring})
+        if (verdict->status != "True") {
+          ready = no(verdict->reason, verdict->message);
+          break;
+        }
+    }
+
+    Json& status = plan_.status = Json::object();
+    status["observedGeneration"] = mirror_.generation;
+    status["conditions"] = Json::array();
+    for (const auto& [type, verdict] :
+         std::initializer_list<std::pair<const char*, const Verdict*>>{
+             {"Ready", &ready},
+             {"Consented", &consented},
+             {"Attached", &attached},
+             {"InterceptAvailable", &intercept},
+             {"ReplyPathVerified", &reply_path},
+             {"Mirroring", &mirroring}})
+      status["conditions"].push_back(condition(type, *verdict));
+    status["attached"] =
+        std::to_string(stopped_ ? running_ : attached_) + "/" + std::to_string(matched_);
+    count(status);
+    if (!started_ && !stopped_ && mirroring.status == "True") {
+      started_ = seen_.now;
+      if (mirror_.duration) look_again_at(*started_ + *mirror_.duration);
+    }
+    if (started_) {
+      status["startedAt"] = kube::to_text(*started_);
+      if (!mirror_.duration_text.empty()) status["duration"] = mirror_.duration_text;
+    }
+    if (stopping_since_) status["stoppingSince"] = kube::to_text(*stopping_since_);
+  }
+
+  Json condition(const std::string& type, const Verdict& verdict) const {
+    std::string since = kube::to_text(seen_.now);
+    for (const Json& before : seen_.status.value("conditions", Json::array()))
+      if (before.value("type", "") == type && before.value("status", "") == verdict.status)
+        since = before.value("lastTransitionTime", since);
+    return {{"type", type},
+            {"status", verdict.status},
+            {"reason", verdict.reason},
+            {"message", verdict.message},
+            {"observedGeneration", mirror_.generation},
+            {"lastTransitionTime", since}};
+  }
+
+  // Each intercept counts from its own start; what those have counted that are gone stays in the
+  // sums.
+  void count(Json& status) const {
+    struct Count {
+      int64_t exchanges = 0;
+      int64_t shed = 0;
+    };
+    std::map<std::string, Count> counted;
+    for (const Json& entry : seen_.status.value("counted", Json::array()))
+      counted[entry.value("intercept", "")] = {entry.value("exchanges", int64_t{0}),
+                                               entry.value("shed", int64_t{0})};
+    int64_t sessions = 0;
+    std::set<std::string> alive;
+    for (const auto& [pod, reading] : seen_.readings) {
+      alive.insert(reading.instance);
+      if (!reading.report) continue;
+      counted[reading.instance] = {static_cast<int64_t>(reading.report->exchanges),
+                                   static_cast<int64_t>(reading.report->shed)};
+      for (const auto& [name, now] : reading.report->sidecars)
+        sessions += static_cast<int64_t>(now);
+    }
+    Count gone, sum;
+    Json list = Json::array();
+    for (const auto& [instance, of_it] : counted) {
+      sum.exchanges += of_it.exchanges;
+      sum.shed += of_it.shed;
+      if (!alive.contains(instance)) {
+        gone.exchanges += of_it.exchanges;
+        gone.shed += of_it.shed;
+      } else {
+        list.push_back(
+            {{"intercept", instance}, {"exchanges", of_it.exchanges}, {"shed", of_it.shed}});
+      }
+    }
+    if (gone.exchanges > 0 || gone.shed > 0)
+      list.push_back({{"intercept", ""}, {"exchanges", gone.exchanges}, {"shed", gone.shed}});
+    status["sessions"] = sessions;
+    status["exchanges"] = sum.exchanges;
+    status["shed"] = sum.shed;
+    if (!list.empty()) status["counted"] = std::move(list);
+  }
+
+  void look_again_at(WallTime at) {
+    if (!plan_.look_again || at < *plan_.look_again) plan_.look_again = at;
+  }
+
+  const Observation& seen_;
+  const Mirror& mirror_;
+  const Settings& settings_;
+  const Abilities& abilities_;
+  const CertificateLifetimes& lifetimes_;
+  const bool injected_;
+  const std::string name_;
+
+  std::optional<WallTime> started_;
+  std::optional<Verdict> stopped_;  // why it does not run
+  bool stopping_ = false;           // sidecars are told to end, and some have not yet
+  std::optional<WallTime> stopping_since_;
+
+  std::vector<Target> targets_;
+  std::optional<Verdict> no_targets_;
+  Json shadow_selector_;
+
+  size_t matched_ = 0;
+  size_t attached_ = 0;
+  size_t running_ = 0;
+  size_t running_ephemeral_ = 0;
+  size_t strays_ = 0;
+  std::optional<Verdict> first_problem_;
+  std::vector<Attachment> possible_attachments_;
+
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan plan_for(const Observation& seen, const Settings& settings, const Abilities& abilities,
+              const CertificateLifetimes& lifetimes) {
+  return Planner(seen, settings, abilities, lifetimes).plan();
+}
+
+bool injects(const Mirror& mirror, const Json& status, const Abilities& abilities) {
+  if (mirror.deleted || mirror.paused || !is_mirrored_by_injection(mirror, abilities)) return false;
+  for (const Json& condition : status.value("conditions", Json::array())) {
+    const std::string type = condition.value("type", "");
+    if (type == "Consented" && condition.value("status", "") != "True") return false;
+    if (type == "Ready" && condition.value("reason", "") == "DurationOver") return false;
+  }
+  return status.contains("conditions");  // not before the operator has judged it
+}
+
+SidecarSettings sidecar_settings(const Mirror& mirror, const Settings& settings) {
+  SidecarSettings sidecar;
+  sidecar.name = name_for(mirror.key);
+  sidecar.image = settings.sidecar_image;
+  sidecar.image_pull_policy = settings.image_pull_policy;
+  sidecar.ports = mirror.ports;
+  sidecar.interface = mirror.interface;
+  sidecar.intercept = intercept_address(mirror);
+  sidecar.tls_peer = intercept_identity(mirror.key);
+  sidecar.secret = sidecar_secret_for(mirror.key);
+  sidecar.memory_limit = mirror.memory_bytes;
+  return sidecar;
+}
+
+std::vector<Change> changes_between(const Json& before, const Json& after) {
+  const auto condition = [](const Json& status, const std::string& type) {
+    for (const Json& entry : status.value("conditions", Json::array()))
+      if (entry.value("type", "") == type) return entry;
+    return Json(Json::object());
+  };
+  std::vector<Change> changes;
+  std::set<std::string> said;
+  for (const char* type :
+       {"Consented", "InterceptAvailable", "Attached", "ReplyPathVerified", "Mirroring", "Ready"}) {
+    const Json was = condition(before, type), is = condition(after, type);
+    const std::string status = is.value("status", ""), reason = is.value("reason", "");
+    if (status == was.value("status", "") && reason == was.value("reason", "")) continue;
+    // Ready repeats the reason of another; and where it does not run the others have none.
+    if (status == "Unknown" || reason == "Stopping" || reason == "Stopped") continue;
+    if (!said.insert(reason).second) continue;
+    changes.push_back({status == "True" ? kube::EventType::normal : kube::EventType::warning,
+                       reason, is.value("message", "")});
+  }
+  return changes;
+}
+
+}  // namespace trafficmirror::controller

@@ -1,0 +1,97 @@
+// What has to be done for one TrafficMirror, and what is said of it in its status. Pure: what is
+// seen goes in, what is to be done comes out. Doing all of it, seeing again and planning again ends
+// where there is nothing more to do, from wherever it begins: no step is remembered but in the
+// objects themselves.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "operator/certificate_rotation.h"
+#include "operator/kube/events.h"
+#include "operator/kube/secret.h"
+#include "operator/mirror.h"
+#include "operator/objects.h"
+#include "operator/report.h"
+#include "operator/sidecar_container.h"
+
+namespace trafficmirror::controller {
+
+using SharedJson = std::shared_ptr<const kube::Json>;
+
+// A refusal by the API server of something that was tried, until it is tried again with success.
+struct Refusal {
+  std::string message;
+};
+
+struct Observation {
+  WallTime now;
+  ParsedMirror mirror;
+  kube::Json status;  // of the object as it is
+
+  SharedJson production_namespace;  // null where there is none
+  SharedJson shadow_namespace;
+  // Those that spec.source.selector matches, alive, by name.
+  std::vector<SharedJson> pods;
+  // Mirrors of the same namespace that came earlier and are not stopped.
+  std::vector<Mirror> earlier_mirrors;
+
+  // What spec.shadow names.
+  SharedJson shadow_service;
+  SharedJson endpoints;
+  std::vector<SharedJson> shadow_pods;  // alive, of the selector
+
+  // All that carries this mirror's annotation, with the kinds' resources.
+  struct Owned {
+    kube::Resource resource;
+    SharedJson object;
+  };
+  std::vector<Owned> owned;
+  std::vector<SharedJson> intercept_pods;   // alive
+  std::map<std::string, Reading> readings;  // by the name of the intercept's pod
+  std::map<std::string, Refusal> refusals;  // by "Deployment", or "pod/NAME" for an attachment
+
+  kube::SecretData ca;
+};
+
+struct Attachment {
+  kube::Key pod;
+  kube::Json container;
+};
+
+struct Plan {
+  // To be made so, or left so. Empty where nothing is to be made.
+  std::vector<WantedObject> objects;
+  // To be taken away, by what they are now.
+  std::vector<Observation::Owned> surplus;
+  std::vector<Attachment> attachments;
+  // Pods of the intercept whose annotation does not say yet that their configuration is this.
+  std::string configuration;
+  std::vector<kube::Key> to_notify;
+  bool add_finalizer = false;
+  bool remove_finalizer = false;  // when the surplus is gone
+  kube::Json status;
+  std::optional<WallTime> look_again;
+};
+
+Plan plan_for(const Observation& seen, const Settings& settings, const Abilities& abilities,
+              const CertificateLifetimes& lifetimes);
+
+// For the webhook: what a pod of this mirror gets when it is created; nothing where that is not the
+// way, or not now.
+bool injects(const Mirror& mirror, const kube::Json& status, const Abilities& abilities);
+SidecarSettings sidecar_settings(const Mirror& mirror, const Settings& settings);
+
+// Events that tell of the difference of two status: conditions that changed.
+struct Change {
+  kube::EventType type;
+  std::string reason;
+  std::string message;
+};
+std::vector<Change> changes_between(const kube::Json& before, const kube::Json& after);
+
+}  // namespace trafficmirror::controller
