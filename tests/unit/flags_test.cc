@@ -244,6 +244,9 @@ TEST(Flags, AFileIsReadAgain) {
   std::remove(file.path().c_str());
   EXPECT_TRUE(changing.changed()) << "it can't be read any more";
   EXPECT_FALSE(changing.changed());
+  ChangingFile never_there(file.path());
+  EXPECT_TRUE(never_there.changed()) << "whoever asks first has to learn of it";
+  EXPECT_FALSE(never_there.changed());
 }
 
 TEST(Limits, AreReadAndRefused) {
