@@ -58,7 +58,7 @@ int run(uint32_t sessions) {
   Shadow shadow;
   Engine::Options options;
   options.ports = {server.port};
-  options.memory_limit = UINT64_MAX;
+  options.limits.memory = UINT64_MAX;
   Engine engine(options, shadow);
   Time now{std::chrono::seconds(1)};
   // As many source addresses as the sessions need ports of.

@@ -50,6 +50,10 @@ enum class StreamRefusal : uint8_t {
 inline constexpr std::array<const char*, 3> stream_refusal_names = {"handshake", "hung_up",
                                                                     "identity"};
 
+// What became of a file of --config that holds something else than before.
+enum class ConfigurationResult : uint8_t { taken, refused };
+inline constexpr std::array<const char*, 2> configuration_result_names = {"taken", "refused"};
+
 using Counter = std::atomic<uint64_t>;
 
 template <size_t size>
@@ -75,6 +79,7 @@ struct Counters {
   Counter header_drops{0};  // the stream did not take them in time
   CounterByReason<reset_reason_names.size()> sessions_reset{};
   CounterByReason<stream_refusal_names.size()> refused_streams{};
+  CounterByReason<configuration_result_names.size()> configurations{};
 };
 
 }  // namespace trafficmirror::intercept

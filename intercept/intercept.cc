@@ -18,6 +18,7 @@
 #include "intercept/path.h"
 #include "intercept/relay.h"
 #include "intercept/service.h"
+#include "intercept/status.h"
 #include "intercept/tap.h"
 #include "program/log.h"
 #include "program/metrics.h"
@@ -29,6 +30,7 @@ namespace {
 using Clock = Relay::Clock;
 
 constexpr std::chrono::milliseconds turn{100};
+constexpr std::chrono::seconds configuration_interval{1};
 constexpr std::chrono::seconds path_interval{1};
 constexpr std::chrono::seconds kernel_state_interval{2};
 // How long the sidecars have to end their streams after a Drain.
@@ -58,15 +60,22 @@ void require_startable(const Options& options) {
     throw program::StartError("the port of --listen is one of --source-ports: choose another");
 }
 
-// A metric with one sample for each reason.
+// A metric with one sample for each name.
+template <size_t size>
+prometheus::MetricFamily by_name(std::string name, std::string help, const char* label,
+                                 const CounterByReason<size>& counters,
+                                 const std::array<const char*, size>& names) {
+  std::vector<program::Sample> samples;
+  for (size_t i = 0; i < size; ++i)
+    samples.push_back({counters[i].load(std::memory_order_relaxed), {{label, names[i]}}});
+  return program::counter(std::move(name), std::move(help), std::move(samples));
+}
+
 template <size_t size>
 prometheus::MetricFamily by_reason(std::string name, std::string help,
                                    const CounterByReason<size>& counters,
                                    const std::array<const char*, size>& reasons) {
-  std::vector<program::Sample> samples;
-  for (size_t i = 0; i < size; ++i)
-    samples.push_back({counters[i].load(std::memory_order_relaxed), {{"reason", reasons[i]}}});
-  return program::counter(std::move(name), std::move(help), std::move(samples));
+  return by_name(std::move(name), std::move(help), "reason", counters, reasons);
 }
 
 }  // namespace
@@ -77,10 +86,12 @@ class Intercept::Implementation {
       : options_((require_startable(options), std::move(options))),
         interface_index_(::if_nametoindex(options_.interface.c_str())),
         relay_(
-            options_.source_ports, options_.targets, std::random_device()(),
-            [this](std::string_view packets) { injector_.send(packets); }, counters_),
+            options_.source_ports, options_.live.targets, std::random_device()(),
+            [this](std::string_view packets) { injector_.send(packets); }, counters_,
+            options_.look_again ? Relay::Targets::changing : Relay::Targets::fixed),
         injector_(options_.interface, counters_),
         tap_(options_.interface, options_.source_ports, counters_) {
+    relay_.configure(options_.live.sidecars);
     look_up_paths();
     // Nothing is proven yet, so a stream that comes now is told to come back.
     service_ = std::make_unique<Service>(options_.listen, options_.tls, relay_, counters_);
@@ -112,9 +123,14 @@ class Intercept::Implementation {
   net::Port port() const { return service_->port(); }
   std::optional<std::string> not_ready() const { return relay_.not_ready(); }
   std::vector<prometheus::MetricFamily> metrics() const;
+  std::string status() const { return to_json(relay_.status()); }
 
  private:
   void keep_house(Clock::time_point now) {
+    if (options_.look_again && now >= next_configuration_look_) {
+      next_configuration_look_ = now + configuration_interval;
+      look_at_configuration();
+    }
     if (now >= next_path_look_) {
       next_path_look_ = now + path_interval;
       follow_interface();
@@ -126,6 +142,23 @@ class Intercept::Implementation {
       hold_kernel_state();
     }
     relay_.prove(now);
+  }
+
+  void look_at_configuration() {
+    auto found = options_.look_again();
+    if (!found) return;
+    if (const auto* wrong = std::get_if<std::string>(&*found)) {
+      add(counters_.configurations, ConfigurationResult::refused);
+      spdlog::error("{}; what was read before stays in use", *wrong);
+      return;
+    }
+    auto& live = std::get<LiveOptions>(*found);
+    add(counters_.configurations, ConfigurationResult::taken);
+    spdlog::info("the configuration is read; targets: {}{}", live.targets.size(),
+                 live.sidecars.stop ? "; the sidecars are told to end" : "");
+    relay_.set_targets(std::move(live.targets));
+    relay_.configure(std::move(live.sidecars));
+    next_path_look_ = Clock::time_point();  // new targets need their paths
   }
 
   // An interface that was made anew has another index under the same name.
@@ -186,6 +219,7 @@ class Intercept::Implementation {
   std::unique_ptr<Service> service_;
   std::thread tap_thread_;
   program::LogLimit kernel_state_log_;
+  Clock::time_point next_configuration_look_;
   Clock::time_point next_path_look_;
   Clock::time_point next_kernel_look_;
 };
@@ -228,6 +262,9 @@ std::vector<prometheus::MetricFamily> Intercept::Implementation::metrics() const
       by_reason("trafficmirror_sessions_reset_total",
                 "Sessions at the shadow that the intercept reset.", counters_.sessions_reset,
                 reset_reason_names),
+      by_name("trafficmirror_configurations_total",
+              "Contents of the file of --config that were read, by what became of them.", "result",
+              counters_.configurations, configuration_result_names),
       by_reason("trafficmirror_refused_streams_total",
                 "Connections that TLS did not let pass as a sidecar's.", counters_.refused_streams,
                 stream_refusal_names),
@@ -249,6 +286,10 @@ net::Port Intercept::port() const {
 
 std::optional<std::string> Intercept::not_ready() const {
   return implementation_->not_ready();
+}
+
+std::string Intercept::status() const {
+  return implementation_->status();
 }
 
 std::vector<prometheus::MetricFamily> Intercept::metrics() const {

@@ -1,25 +1,37 @@
 // The whole intercept, put together and kept in order.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <prometheus/metric_family.h>
 
 #include "intercept/lease.h"
+#include "intercept/relay.h"
 #include "net/address.h"
 #include "program/tls.h"
 
 namespace trafficmirror::intercept {
 
+// What may change while the intercept runs.
+struct LiveOptions {
+  std::vector<Target> targets;
+  SidecarConfiguration sidecars;
+};
+
 struct Options {
   net::HostPort listen{"0.0.0.0", {7443}};
   std::string interface;
-  std::vector<Target> targets;  // at least one
   PortRange source_ports{10000, 32767};
   std::shared_ptr<program::Tls> tls{};  // null: plain text
+  LiveOptions live;                     // at first; without `look_again` at least one target
+  // Asked every second, on the thread of run(): nothing where all is as it was; otherwise what it
+  // is now, or what is wrong with it, in one line.
+  std::function<std::optional<std::variant<LiveOptions, std::string>>()> look_again{};
 };
 
 class Intercept {
@@ -39,6 +51,7 @@ class Intercept {
   // Any thread.
   std::optional<std::string> not_ready() const;
   std::vector<prometheus::MetricFamily> metrics() const;
+  std::string status() const;  // the JSON of status.h
 
  private:
   class Implementation;

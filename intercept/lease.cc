@@ -4,13 +4,47 @@
 
 namespace trafficmirror::intercept {
 
-LeaseBook::LeaseBook(PortRange ports, std::vector<Target> targets)
-    : ports_(ports), targets_(std::move(targets)) {
+LeaseBook::LeaseBook(PortRange ports, const std::vector<Target>& targets) : ports_(ports) {
   const uint32_t blocks = (ports.size() + block_size - 1) / block_size;
   owner_of_block_.assign(blocks, no_stream);
   for (uint32_t block = 0; block < blocks; ++block)
     free_blocks_.push_back(static_cast<uint16_t>(block));
   for (auto& of_family : connections_) of_family.resize(ports.size());
+  set_targets(targets);
+}
+
+void LeaseBook::set_targets(const std::vector<Target>& targets) {
+  std::vector<Target> added = targets;
+  for (Place& place : targets_) place.gone = std::erase(added, place.target) == 0;
+  if (added.empty()) return;
+  std::vector<uint16_t> free = free_places();
+  for (const Target& target : added) {
+    if (free.empty()) {
+      targets_.push_back({target});
+    } else {
+      targets_[free.back()] = {target};
+      free.pop_back();
+    }
+  }
+}
+
+// Those of targets that are gone and have nothing open. Nothing refers to them any more.
+std::vector<uint16_t> LeaseBook::free_places() {
+  std::vector<bool> in_use;
+  for (const Place& place : targets_) in_use.push_back(!place.gone);
+  for (auto& of_family : connections_) {
+    for (Connection& connection : of_family) {
+      if (!connection.known() || !targets_[connection.target()].gone) continue;
+      if (connection.open())
+        in_use[connection.target()] = true;
+      else
+        connection = Connection();
+    }
+  }
+  std::vector<uint16_t> free;
+  for (size_t i = 0; i < in_use.size(); ++i)
+    if (!in_use[i]) free.push_back(static_cast<uint16_t>(i));
+  return free;
 }
 
 void LeaseBook::set_own_address(net::Family family, net::IpAddress address) {
@@ -45,10 +79,7 @@ std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_por
                            [](const Stream& stream) { return !stream.active; });
   if (slot == streams_.end()) slot = streams_.emplace(slot);
   slot->active = true;
-  for (size_t i = 0; i < targets_.size(); ++i)
-    if (std::find(production_ports.begin(), production_ports.end(), targets_[i].production_port) !=
-        production_ports.end())
-      slot->targets.push_back(static_cast<uint16_t>(i));
+  slot->production_ports.assign(production_ports.begin(), production_ports.end());
   const auto stream = static_cast<StreamId>(slot - streams_.begin());
   take_blocks(stream, blocks_at_first);
   return stream;
@@ -80,7 +111,7 @@ uint32_t LeaseBook::reset_sessions(StreamId stream, std::string& resets) {
         if (connection.open()) {
           const net::Endpoint source{*own_address(family), net::Port{static_cast<uint16_t>(port)}};
           for (const net::SequenceNumber sequence : connection.reset_sequences())
-            append_reset(resets, source, targets_[connection.target()].endpoint, sequence);
+            append_reset(resets, source, targets_[connection.target()].target.endpoint, sequence);
           ++sessions;
         }
         connection = Connection();
@@ -102,8 +133,13 @@ uint32_t LeaseBook::close(StreamId stream, std::string& resets) {
 
 std::optional<uint16_t> LeaseBook::find_target(const Stream& stream,
                                                const net::Endpoint& endpoint) const {
-  for (const uint16_t target : stream.targets)
-    if (targets_[target].endpoint == endpoint) return target;
+  for (size_t i = 0; i < targets_.size(); ++i) {
+    const auto& [target, gone] = targets_[i];
+    if (!gone && target.endpoint == endpoint &&
+        std::find(stream.production_ports.begin(), stream.production_ports.end(),
+                  target.production_port) != stream.production_ports.end())
+      return static_cast<uint16_t>(i);
+  }
   return std::nullopt;
 }
 
@@ -117,7 +153,7 @@ std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packe
     return Refusal::source;
 
   Connection& connection = connections(family)[index];
-  if (connection.known() && targets_[connection.target()].endpoint == packet.destination) {
+  if (connection.known() && targets_[connection.target()].target.endpoint == packet.destination) {
     connection.sent(connection.target(), packet);
     return std::nullopt;
   }
@@ -134,7 +170,7 @@ LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
     return {Arrival::foreign};
   const uint32_t index = port - ports_.first;
   Connection& connection = connections(family)[index];
-  if (!connection.known() || targets_[connection.target()].endpoint != packet.source)
+  if (!connection.known() || targets_[connection.target()].target.endpoint != packet.source)
     return {Arrival::closed_port};
   connection.received(packet);
   return {Arrival::session, owner_of_block_[index / block_size]};

@@ -34,6 +34,9 @@ struct Target {
   bool operator==(const Target&) const = default;
 };
 
+// As many as a sidecar takes in a lease.
+inline constexpr size_t max_targets = 1024;
+
 // Number of a stream, used again after it is closed.
 using StreamId = uint16_t;
 
@@ -47,7 +50,10 @@ class LeaseBook {
   static constexpr uint32_t block_size = 256;
   static constexpr size_t blocks_at_first = 4;
 
-  LeaseBook(PortRange ports, std::vector<Target> targets);
+  LeaseBook(PortRange ports, const std::vector<Target>& targets);
+
+  // Others from here on. What a stream had open with a target that is gone, it may still end.
+  void set_targets(const std::vector<Target>& targets);
 
   // The source address of a family; without one, every packet of that family is refused.
   void set_own_address(net::Family family, net::IpAddress address);
@@ -85,8 +91,13 @@ class LeaseBook {
   uint32_t leased_ports() const;
 
  private:
+  // Connections refer to a target by its place, which one that is gone keeps until they have ended.
+  struct Place {
+    Target target;
+    bool gone = false;
+  };
   struct Stream {
-    std::vector<uint16_t> targets;
+    std::vector<uint16_t> production_ports;
     std::vector<uint16_t> blocks;
     bool active = false;
   };
@@ -95,12 +106,13 @@ class LeaseBook {
   uint32_t take_blocks(StreamId stream, size_t count);
   PortRange block_range(uint16_t block) const;
   std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint) const;
+  std::vector<uint16_t> free_places();
   std::vector<Connection>& connections(net::Family family) {
     return connections_[static_cast<size_t>(family)];
   }
 
   PortRange ports_;
-  std::vector<Target> targets_;
+  std::vector<Place> targets_;
   std::array<std::optional<net::IpAddress>, 2> own_addresses_;
   std::deque<uint16_t> free_blocks_;
   std::vector<StreamId> owner_of_block_;

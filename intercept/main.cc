@@ -1,5 +1,7 @@
 #include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 
 #include <CLI/CLI.hpp>
 #include <spdlog/spdlog.h>
@@ -8,6 +10,7 @@
 #include "intercept/options.h"
 #include "program/flags.h"
 #include "program/http.h"
+#include "program/limits.h"
 #include "program/log.h"
 #include "program/start_error.h"
 #include "program/stop_signal.h"
@@ -18,17 +21,14 @@ namespace {
 
 constexpr const char* program_name = "trafficmirror-intercept";
 
-int run(int argc, const char* const* argv) {
-  const program::StopSignal stop;
+struct Flags {
   Options options;
-  program::CommonOptions common;
-  program::TlsOptions tls_options;
-  common.http = {"0.0.0.0", {9464}};
+  program::CommonOptions common{.http = {"0.0.0.0", {9464}}};
+  program::TlsOptions tls;
+};
 
-  CLI::App app(
-      "Receives the packets of sidecars, sends them to the shadow as a client of its network, and\n"
-      "hands the headers of the shadow's replies back.",
-      program_name);
+void add_flags(CLI::App& app, Flags& flags) {
+  Options& options = flags.options;
   program::add_host_port(app, "--listen", options.listen, "where sidecars connect to (gRPC)");
   app.add_option("--interface", options.interface, "interface towards the shadow")
       ->required()
@@ -37,8 +37,7 @@ int run(int argc, const char* const* argv) {
       app, "--target", "PORT=HOST:PORT",
       "production port = shadow endpoint; may be repeated, and several for one PORT share its "
       "sessions",
-      [&](const std::string& text) { return accept_target(text, options.targets); })
-      ->required();
+      [&](const std::string& text) { return accept_target(text, options.live.targets); });
   program::add_text(app, "--client-address", "MODE", "masquerade",
                     "the client address that the shadow sees: masquerade is the intercept's own",
                     accept_client_address);
@@ -47,25 +46,57 @@ int run(int argc, const char* const* argv) {
       "ports of that address that the sessions come from; outside of the kernel's "
       "net.ipv4.ip_local_port_range",
       [&](const std::string& text) { return accept_source_ports(text, options.source_ports); });
-  program::add_tls_flags(app, tls_options);
-  program::add_common_flags(app, common);
+  program::add_limit_flags(app, options.live.sidecars.limits);
+  app.add_flag("--stop-sidecars", options.live.sidecars.stop,
+               "tell every sidecar to end; of use in the file, which is followed");
+  program::add_tls_flags(app, flags.tls);
+  program::add_common_flags(app, flags.common);
   app.footer(
       "Example:\n"
       "  trafficmirror-intercept --interface eth0 --target 80=10.0.0.5:8080\n\n"
+      "target, percent, max-sessions, memory-limit and stop-sidecars are followed while it runs:\n"
+      "it looks at the file of --config every second. With a file there may be no target at all.\n"
+      "The limits, where they are given, go for every sidecar, before its own flags.\n\n"
       "It needs CAP_NET_RAW and CAP_NET_ADMIN. /readyz of --http says whether the shadow's replies "
       "come back.");
+}
+
+int run(int argc, const char* const* argv) {
+  const program::StopSignal stop;
+  Flags flags;
+  Options& options = flags.options;
+  CLI::App app(
+      "Receives the packets of sidecars, sends them to the shadow as a client of its network, and\n"
+      "hands the headers of the shadow's replies back.",
+      program_name);
+  add_flags(app, flags);
   if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
-  if (options.source_ports.contains(common.http.port.number))
+  const std::string file = program::config_file(app);
+  if (options.live.targets.empty() && file.empty())
+    throw program::StartError("--target is required; see --help");
+  if (options.source_ports.contains(flags.common.http.port.number))
     throw program::StartError("the port of --http is one of --source-ports: choose another");
-  program::set_up_logging(common, program_name);
-  options.tls = program::load_tls(tls_options);
+  program::set_up_logging(flags.common, program_name);
+  options.tls = program::load_tls(flags.tls);
+  if (!file.empty()) {
+    options.look_again = [argc, argv, changing = program::ChangingFile(file)]() mutable
+        -> std::optional<std::variant<LiveOptions, std::string>> {
+      if (!changing.changed()) return std::nullopt;
+      Flags now;
+      CLI::App again("", program_name);
+      add_flags(again, now);
+      if (auto wrong = program::parse_flags_again(again, argc, argv)) return std::move(*wrong);
+      return std::move(now.options.live);
+    };
+  }
 
   Intercept intercept(options);
   {
-    const program::HttpServer http(
-        common.http, {[&] { return intercept.not_ready(); }, [&] { return intercept.metrics(); }});
+    const program::HttpServer http(flags.common.http, {[&] { return intercept.not_ready(); },
+                                                       [&] { return intercept.metrics(); },
+                                                       [&] { return intercept.status(); }});
     spdlog::info("listening on {}; targets out of {}: {}", program::to_text(options.listen),
-                 options.interface, options.targets.size());
+                 options.interface, options.live.targets.size());
     if (!options.tls) spdlog::warn(program::plain_text_warning);
     intercept.run(stop.descriptor());
   }

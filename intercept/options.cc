@@ -51,6 +51,8 @@ std::optional<std::string> accept_target(const std::string& text, std::vector<Ta
   const Target target{*port, {*address, to->port}};
   if (std::find(targets.begin(), targets.end(), target) != targets.end())
     return "the same target is there twice";
+  if (targets.size() == max_targets)
+    return "there are more than " + std::to_string(max_targets) + " targets";
   targets.push_back(target);
   return std::nullopt;
 }

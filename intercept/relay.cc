@@ -1,7 +1,7 @@
 #include "intercept/relay.h"
 
 #include <algorithm>
-#include <set>
+#include <utility>
 
 #include <spdlog/fmt/ranges.h>
 #include <spdlog/spdlog.h>
@@ -21,49 +21,80 @@ PortRange without_first(PortRange ports) {
 }  // namespace
 
 Relay::Relay(PortRange source_ports, std::vector<Target> targets, uint32_t seed, Send send,
-             Counters& counters)
-    : targets_(std::move(targets)),
+             Counters& counters, Targets kind)
+    : kind_(kind),
       proof_port_(source_ports.first),
       send_(std::move(send)),
       counters_(counters),
-      book_(without_first(source_ports), targets_) {
-  for (const Target& target : targets_) {
-    const auto known = std::find_if(proofs_.begin(), proofs_.end(), [&](const PathProof& proof) {
-      return proof.target() == target.endpoint;
-    });
-    proof_of_target_.push_back(static_cast<uint16_t>(known - proofs_.begin()));
-    if (known == proofs_.end()) proofs_.emplace_back(target.endpoint, proof_port_, seed);
-  }
+      book_(without_first(source_ports), {}),
+      next_sequence_(seed) {
+  set_targets(std::move(targets));
 }
 
-const PathProof& Relay::proof_of(const Target& target) const {
-  return proofs_[proof_of_target_[&target - targets_.data()]];
+void Relay::set_targets(std::vector<Target> targets) {
+  std::vector<std::shared_ptr<Downlink>> lease_holders;
+  {
+    const std::lock_guard lock(mutex_);
+    if (targets == targets_) return;
+    targets_ = std::move(targets);
+    book_.set_targets(targets_);
+    std::map<net::Endpoint, PathProof> before = std::exchange(proofs_, {});
+    for (const Target& target : targets_) {
+      if (proofs_.contains(target.endpoint)) continue;
+      if (auto known = before.extract(target.endpoint)) {
+        proofs_.insert(std::move(known));
+      } else {
+        proofs_.try_emplace(target.endpoint, target.endpoint, proof_port_, next_sequence_);
+        next_sequence_ += 0x10000;
+      }
+    }
+    lease_holders = downlinks();
+  }
+  for (const auto& downlink : lease_holders) downlink->lease_changed();
+}
+
+void Relay::configure(SidecarConfiguration configuration) {
+  std::vector<std::shared_ptr<Downlink>> streams;
+  {
+    const std::lock_guard lock(mutex_);
+    if (configuration == configuration_) return;
+    configuration_ = std::move(configuration);
+    streams = downlinks();
+  }
+  for (const auto& downlink : streams) downlink->configuration_changed();
+}
+
+SidecarConfiguration Relay::configuration() const {
+  const std::lock_guard lock(mutex_);
+  return configuration_;
 }
 
 std::vector<net::Endpoint> Relay::endpoints() const {
+  const std::lock_guard lock(mutex_);
   std::vector<net::Endpoint> endpoints;
-  for (const PathProof& proof : proofs_) endpoints.push_back(proof.target());
+  for (const auto& [endpoint, proof] : proofs_) endpoints.push_back(endpoint);
   return endpoints;
 }
 
-// Nothing where one target of the port is proven.
-std::optional<std::string> Relay::why_unserved(uint16_t production_port) const {
-  std::optional<std::string> reason;
+Relay::Proofs Relay::proof_of_ports() const {
+  Proofs proofs;
   for (const Target& target : targets_) {
-    if (target.production_port != production_port) continue;
-    if (proof_of(target).proven()) return std::nullopt;
-    if (!reason) reason = proof_of(target).why_not();
+    const PathProof& proof = proofs_.at(target.endpoint);
+    const PathProof*& of_port = proofs[target.production_port];
+    if (of_port == nullptr || (proof.proven() && !of_port->proven())) of_port = &proof;
   }
-  return reason;
+  return proofs;
 }
 
 std::vector<Relay::Ending> Relay::unserved_streams() const {
   std::vector<Ending> endings;
+  const Proofs proofs = proof_of_ports();
   for (const Stream& stream : streams_) {
     if (!stream.downlink) continue;
     for (const uint16_t port : stream.production_ports) {
-      if (auto reason = why_unserved(port)) {
-        endings.push_back({stream.downlink, std::move(*reason)});
+      const auto proof = proofs.find(port);
+      if (proof != proofs.end() && !proof->second->proven()) {
+        endings.push_back({stream.downlink, proof->second->why_not()});
         break;
       }
     }
@@ -78,26 +109,29 @@ std::vector<std::shared_ptr<Downlink>> Relay::downlinks() const {
   return all;
 }
 
-std::variant<StreamId, Denial> Relay::open(std::span<const uint16_t> production_ports,
+std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
+                                           std::span<const uint16_t> production_ports,
                                            std::shared_ptr<Downlink> downlink) {
-  std::set<uint16_t> known;
-  for (const Target& target : targets_) known.insert(target.production_port);
   if (production_ports.empty())
     return Denial{Denial::Kind::wrong, "the sidecar named no production port"};
+
+  const std::lock_guard lock(mutex_);
+  const Proofs proofs = proof_of_ports();
   for (const uint16_t port : production_ports) {
-    if (!known.contains(port)) {
+    if (kind_ == Targets::fixed && !proofs.contains(port)) {
+      std::vector<uint16_t> known;
+      for (const auto& [with_target, proof] : proofs) known.push_back(with_target);
       return Denial{Denial::Kind::wrong,
                     fmt::format("production port {} has no --target here; those with one are {}",
                                 port, fmt::join(known, ", "))};
     }
   }
-
-  const std::lock_guard lock(mutex_);
   if (draining_) return Denial{Denial::Kind::unavailable, "the intercept is about to end"};
   if (obstacle_) return Denial{Denial::Kind::unavailable, *obstacle_};
   for (const uint16_t port : production_ports) {
-    if (auto reason = why_unserved(port))
-      return Denial{Denial::Kind::unavailable, std::move(*reason)};
+    const auto proof = proofs.find(port);
+    if (proof != proofs.end() && !proof->second->proven() && !configuration_.stop)
+      return Denial{Denial::Kind::unavailable, proof->second->why_not()};
   }
   const auto stream = book_.open(production_ports);
   if (!stream) {
@@ -105,8 +139,17 @@ std::variant<StreamId, Denial> Relay::open(std::span<const uint16_t> production_
                   "every source port is leased to another sidecar: widen --source-ports"};
   }
   if (streams_.size() <= *stream) streams_.resize(*stream + 1U);
-  streams_[*stream] = {{production_ports.begin(), production_ports.end()}, std::move(downlink)};
+  streams_[*stream] = {
+      sidecar, {}, {production_ports.begin(), production_ports.end()}, std::move(downlink)};
   return *stream;
+}
+
+void Relay::counted(StreamId stream, const SidecarCounts& since) {
+  const std::lock_guard lock(mutex_);
+  SidecarCounts& counts = streams_[stream].counts;
+  counts.add(since);
+  counts.sessions = since.sessions;
+  totals_.add(since);
 }
 
 void Relay::packets(StreamId stream, std::string_view batch) {
@@ -165,7 +208,7 @@ LeaseContents Relay::lease(StreamId stream) const {
     if (const auto address = book_.own_address(family)) lease.sources.push_back(*address);
   const auto& ports = streams_[stream].production_ports;
   for (const Target& target : targets_) {
-    const PathProof& proof = proof_of(target);
+    const PathProof& proof = proofs_.at(target.endpoint);
     if (proof.proven() && proof.path() &&
         std::find(ports.begin(), ports.end(), target.production_port) != ports.end())
       lease.targets.push_back({target, proof.path()->mtu});
@@ -220,10 +263,10 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
         case LeaseBook::Arrival::foreign: {
           bool taken = false;
           if (packet->destination.port.number == proof_port_) {
-            for (PathProof& proof : proofs_) {
+            if (const auto found = proofs_.find(packet->source); found != proofs_.end()) {
+              PathProof& proof = found->second;
               const bool was_proven = proof.proven();
               taken = proof.take(*packet, answers);
-              if (!taken) continue;
               if (proof.proven() && !was_proven) {
                 changed = true;
                 if (proof.refused())
@@ -233,7 +276,6 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
                   spdlog::info("{} answers, and its replies come back here",
                                proof.target().to_string());
               }
-              break;
             }
           }
           if (!taken) ++foreign;
@@ -263,18 +305,25 @@ bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths)
   std::vector<std::shared_ptr<Downlink>> lease_holders;
   {
     const std::lock_guard lock(mutex_);
+    // One source address for each family: that towards its first target, and as long as it serves
+    // for one of them it stays, whatever targets come.
     std::array<std::optional<net::IpAddress>, 2> own;
-    for (size_t i = 0; i < proofs_.size(); ++i) {
-      auto path = paths[i];
-      if (auto* found = std::get_if<Path>(&path)) {
-        // One source address for each family: that towards the family's first target.
-        auto& of_family = own[static_cast<size_t>(found->own_address.family())];
-        if (!of_family) of_family = found->own_address;
-        found->own_address = *of_family;
+    for (const auto& path : paths) {
+      if (const auto* found = std::get_if<Path>(&path)) {
+        const net::Family family = found->own_address.family();
+        auto& of_family = own[static_cast<size_t>(family)];
+        if (!of_family || found->own_address == book_.own_address(family))
+          of_family = found->own_address;
       }
-      const auto before = proofs_[i].path();
-      proofs_[i].set_path(path);
-      if (proofs_[i].path() != before) lease_holders = downlinks();
+    }
+    size_t next = 0;
+    for (auto& [endpoint, proof] : proofs_) {
+      auto path = paths[next++];
+      if (auto* found = std::get_if<Path>(&path))
+        found->own_address = *own[static_cast<size_t>(found->own_address.family())];
+      const auto before = proof.path();
+      proof.set_path(path);
+      if (proof.path() != before) lease_holders = downlinks();
     }
     for (const net::Family family : {net::Family::ipv4, net::Family::ipv6}) {
       const auto& now = own[static_cast<size_t>(family)];
@@ -287,8 +336,8 @@ bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths)
                                  now->to_string() + " now";
       for (const auto& downlink : downlinks()) endings.push_back({downlink, reason});
     }
-    for (PathProof& proof : proofs_)
-      if (changed) proof.again();
+    if (changed)
+      for (auto& [endpoint, proof] : proofs_) proof.again();
   }
   for (const auto& downlink : lease_holders) downlink->lease_changed();
   for (const Ending& ending : endings) ending.downlink->end(ending.reason);
@@ -316,7 +365,7 @@ void Relay::prove(Clock::time_point now) {
     const std::lock_guard lock(mutex_);
     if (obstacle_ || draining_) return;
     bool lost = false;
-    for (PathProof& proof : proofs_) {
+    for (auto& [endpoint, proof] : proofs_) {
       const bool was_proven = proof.proven();
       proof.tick(now, packets);
       if (was_proven && !proof.proven()) {
@@ -336,7 +385,7 @@ void Relay::prove(Clock::time_point now) {
 
 void Relay::prove_again() {
   const std::lock_guard lock(mutex_);
-  for (PathProof& proof : proofs_) proof.again();
+  for (auto& [endpoint, proof] : proofs_) proof.again();
 }
 
 void Relay::drain() {
@@ -363,10 +412,33 @@ bool Relay::wait_for_streams_to_end(std::chrono::milliseconds timeout) {
 
 std::optional<std::string> Relay::not_ready() const {
   const std::lock_guard lock(mutex_);
+  return why_not_ready();
+}
+
+Relay::Status Relay::status() const {
+  const std::lock_guard lock(mutex_);
+  Status status{why_not_ready(), {}, {}, totals_};
+  for (const Target& target : targets_) {
+    const PathProof& proof = proofs_.at(target.endpoint);
+    status.targets.emplace_back(target,
+                                proof.proven() ? std::nullopt : std::optional(proof.why_not()));
+  }
+  for (const Stream& stream : streams_) {
+    if (!stream.downlink) continue;
+    SidecarCounts& counts = status.sidecars[stream.sidecar];
+    counts.add(stream.counts);
+    counts.sessions += stream.counts.sessions;
+    status.totals.sessions += stream.counts.sessions;
+  }
+  return status;
+}
+
+std::optional<std::string> Relay::why_not_ready() const {
   if (draining_) return "the intercept is about to end";
   if (obstacle_) return obstacle_;
-  for (const Target& target : targets_)
-    if (auto reason = why_unserved(target.production_port)) return reason;
+  if (configuration_.stop) return std::nullopt;
+  for (const auto& [port, proof] : proof_of_ports())
+    if (!proof->proven()) return proof->why_not();
   return std::nullopt;
 }
 
@@ -376,8 +448,8 @@ Relay::Statistics Relay::statistics() const {
   statistics.streams = downlinks().size();
   statistics.free_ports = book_.free_ports();
   statistics.leased_ports = book_.leased_ports();
-  for (const PathProof& proof : proofs_)
-    statistics.proven.emplace_back(proof.target(), proof.proven());
+  for (const auto& [endpoint, proof] : proofs_)
+    statistics.proven.emplace_back(endpoint, proof.proven());
   return statistics;
 }
 

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,6 +21,8 @@
 #include "intercept/lease.h"
 #include "intercept/path.h"
 #include "intercept/path_proof.h"
+#include "intercept/sidecar_counts.h"
+#include "program/limits.h"
 #include "program/log.h"
 
 namespace trafficmirror::intercept {
@@ -33,6 +36,8 @@ class Downlink {
   virtual void headers(std::string& batch, size_t count) = 0;
   // What Relay::lease() says has changed.
   virtual void lease_changed() = 0;
+  // What Relay::configuration() says has changed.
+  virtual void configuration_changed() = 0;
   virtual void drain() = 0;
   // Ends the stream, which can't be served any longer.
   virtual void end(const std::string& reason) = 0;
@@ -60,25 +65,42 @@ struct LeaseContents {
   std::vector<LeasedTarget> targets;  // only those whose path is proven
 };
 
+// What all sidecars are told.
+struct SidecarConfiguration {
+  program::Limits limits;
+  bool stop = false;  // to end, all of the program
+
+  bool operator==(const SidecarConfiguration&) const = default;
+};
+
 class Relay {
  public:
+  // Whether the targets may change later. Then a production port without one is served, and its
+  // sidecar waits for one to come.
+  enum class Targets : uint8_t { fixed, changing };
+
   using Clock = PathProof::Clock;
   using Send = std::function<void(std::string_view packets)>;
 
   // The first of `source_ports` is kept for proofs; there must be at least two. `seed` makes the
   // proofs' sequence numbers. `send` is called by any thread, `counters` outlives this.
   Relay(PortRange source_ports, std::vector<Target> targets, uint32_t seed, Send send,
-        Counters& counters);
+        Counters& counters, Targets kind = Targets::fixed);
 
   // --- for streams; any thread, but one call at a time for each stream
 
-  std::variant<StreamId, Denial> open(std::span<const uint16_t> production_ports,
+  // `sidecar` is its name.
+  std::variant<StreamId, Denial> open(const std::string& sidecar,
+                                      std::span<const uint16_t> production_ports,
                                       std::shared_ptr<Downlink> downlink);
   // A PacketBatch: injects what the lease allows and counts the rest.
   void packets(StreamId stream, std::string_view batch);
   // More ports, if there are any; Downlink::lease_changed follows.
   void more_source_ports(StreamId stream);
   LeaseContents lease(StreamId stream) const;
+  SidecarConfiguration configuration() const;
+  // What the stream's sidecar says it has counted since it said so last.
+  void counted(StreamId stream, const SidecarCounts& since);
   // Resets what the stream has open and takes its ports back.
   void close(StreamId stream);
 
@@ -88,6 +110,10 @@ class Relay {
 
   // --- for the thread that keeps house
 
+  // Other targets from here on. Those that are new have their paths proven; the others' proofs, and
+  // every stream, live on.
+  void set_targets(std::vector<Target> targets);
+  void configure(SidecarConfiguration configuration);
   // The distinct endpoints of all targets.
   std::vector<net::Endpoint> endpoints() const;
   // What was looked up for each of endpoints(), in their order. Returns whether an own address has
@@ -106,7 +132,8 @@ class Relay {
 
   // --- for probes and metrics; any thread
 
-  // Nothing when every production port has a proven target.
+  // Nothing when every production port that has targets has a proven one, and while the sidecars
+  // are told to end, for which none is needed.
   std::optional<std::string> not_ready() const;
   struct Statistics {
     size_t streams = 0;
@@ -115,9 +142,19 @@ class Relay {
     std::vector<std::pair<net::Endpoint, bool>> proven;
   };
   Statistics statistics() const;
+  struct Status {
+    std::optional<std::string> not_ready;
+    // Each target, and why the path to it is not proven.
+    std::vector<std::pair<Target, std::optional<std::string>>> targets;
+    std::map<std::string, SidecarCounts> sidecars;  // by name; those with a stream
+    SidecarCounts totals;                           // of these and of all that had one
+  };
+  Status status() const;
 
  private:
   struct Stream {
+    std::string sidecar;
+    SidecarCounts counts;
     std::vector<uint16_t> production_ports;
     std::shared_ptr<Downlink> downlink;  // none: no such stream
   };
@@ -132,12 +169,14 @@ class Relay {
     std::string reason;
   };
 
-  const PathProof& proof_of(const Target& target) const;
-  std::optional<std::string> why_unserved(uint16_t production_port) const;
+  // For each production port with targets the proof of one: of one that is proven, if there is any.
+  using Proofs = std::map<uint16_t, const PathProof*>;
+  Proofs proof_of_ports() const;
+  std::optional<std::string> why_not_ready() const;
   std::vector<Ending> unserved_streams() const;
   std::vector<std::shared_ptr<Downlink>> downlinks() const;
 
-  const std::vector<Target> targets_;
+  const Targets kind_;
   const uint16_t proof_port_;
   const Send send_;
   Counters& counters_;
@@ -145,10 +184,13 @@ class Relay {
   // Taken once for a batch in either direction; nothing that waits is called under it.
   mutable std::mutex mutex_;
   std::condition_variable stream_ended_;
+  std::vector<Target> targets_;
   LeaseBook book_;
-  std::vector<PathProof> proofs_;
-  std::vector<uint16_t> proof_of_target_;
+  std::map<net::Endpoint, PathProof> proofs_;  // of each endpoint of targets_
+  uint32_t next_sequence_;                     // of the next proof
+  SidecarConfiguration configuration_;
   std::vector<Stream> streams_;  // by StreamId
+  SidecarCounts totals_;         // of all streams, but for the sessions
   std::optional<std::string> obstacle_;
   bool draining_ = false;
   program::LogLimit refused_log_;

@@ -48,6 +48,23 @@ void write_lease(const LeaseContents& contents, v1::Lease& lease) {
   }
 }
 
+SidecarCounts to_counts(const v1::Statistics& statistics) {
+  SidecarCounts counts;
+  counts.sessions = statistics.sessions();
+  counts.sessions_opened = statistics.sessions_opened();
+  counts.exchanges = statistics.exchanges();
+  counts.closed.insert(statistics.sessions_closed().begin(), statistics.sessions_closed().end());
+  counts.shed.insert(statistics.shed().begin(), statistics.shed().end());
+  return counts;
+}
+
+void write_configuration(const SidecarConfiguration& from, v1::Configuration& configuration) {
+  const program::Limits& limits = from.limits;
+  if (limits.percent) configuration.set_percent(*limits.percent);
+  if (limits.max_sessions) configuration.set_max_sessions(*limits.max_sessions);
+  if (limits.memory != 0) configuration.set_memory_limit(limits.memory);
+}
+
 // One sidecar's stream. gRPC calls the On... functions, the others are called by the relay. One
 // write is under way at a time; headers that come meanwhile gather and go with the next, so the
 // batches are the larger the busier it is.
@@ -92,6 +109,14 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
     write_next();
   }
 
+  void configuration_changed() override {
+    {
+      const std::lock_guard lock(mutex_);
+      configuration_waits_ = true;
+    }
+    write_next();
+  }
+
   void drain() override {
     {
       const std::lock_guard lock(mutex_);
@@ -121,6 +146,10 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       case v1::SidecarMessage::kMoreSourcePorts:
         if (!id_) return protocol_error("the first message has to be a hello");
         relay_.more_source_ports(*id_);
+        break;
+      case v1::SidecarMessage::kStatistics:
+        if (!id_) return protocol_error("the first message has to be a hello");
+        relay_.counted(*id_, to_counts(received_.statistics()));
         break;
       case v1::SidecarMessage::MESSAGE_NOT_SET:
         break;  // of a newer version
@@ -154,7 +183,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       if (port > UINT16_MAX) return protocol_error("a hello with a port over 65535");
       ports.push_back(static_cast<uint16_t>(port));
     }
-    auto opened = relay_.open(ports, self_);
+    auto opened = relay_.open(name_, ports, self_);
     if (const auto* denial = std::get_if<Denial>(&opened)) {
       spdlog::info("the stream of {} ({}) is not accepted: {}", name_, peer_, denial->reason);
       finish({denial->kind == Denial::Kind::wrong ? grpc::StatusCode::INVALID_ARGUMENT
@@ -166,6 +195,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
     {
       const std::lock_guard lock(mutex_);
       id_ = std::get<StreamId>(opened);
+      configuration_waits_ = true;
       lease_waits_ = true;
     }
     write_next();
@@ -208,14 +238,24 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       Finish(*finish_);
       return;
     }
-    if (!id_) return;  // the lease is first
-    if (lease_waits_) {
-      lease_waits_ = false;
-      control_.Clear();
-      write_lease(relay_.lease(*id_), *control_.mutable_lease());
+    if (!id_) return;  // nothing goes before the hello
+    const auto write_control = [&] {
       writing_ = true;
       lock.unlock();
       StartWrite(&control_);
+    };
+    if (configuration_waits_) {
+      configuration_waits_ = false;
+      const SidecarConfiguration configuration = relay_.configuration();
+      end_waits_ = configuration.stop;
+      control_.Clear();
+      write_configuration(configuration, *control_.mutable_configuration());
+      write_control();
+    } else if (lease_waits_) {
+      lease_waits_ = false;
+      control_.Clear();
+      write_lease(relay_.lease(*id_), *control_.mutable_lease());
+      write_control();
     } else if (!waiting_.empty()) {
       // The two strings change places for good, so neither is made again for each batch.
       std::string& headers = *headers_.mutable_headers()->mutable_headers();
@@ -225,13 +265,11 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       writing_ = true;
       lock.unlock();
       StartWrite(&headers_);
-    } else if (drain_waits_) {
-      drain_waits_ = false;
+    } else if (end_waits_ || drain_waits_) {
       control_.Clear();
-      control_.mutable_drain();
-      writing_ = true;
-      lock.unlock();
-      StartWrite(&control_);
+      control_.mutable_drain()->set_end(end_waits_);
+      end_waits_ = drain_waits_ = false;
+      write_control();
     }
   }
 
@@ -248,7 +286,9 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
   std::optional<StreamId> id_;
   std::string waiting_;
   size_t waiting_count_ = 0;
+  bool configuration_waits_ = false;
   bool lease_waits_ = false;
+  bool end_waits_ = false;
   bool drain_waits_ = false;
   bool writing_ = false;
   bool finished_ = false;

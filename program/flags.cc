@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <fstream>
 #include <limits>
 #include <memory>
+#include <sstream>
 #include <utility>
 
 #include <CLI/App.hpp>
@@ -122,6 +124,22 @@ CLI::Option* finish(CLI::Option* option, const std::string& form, const std::str
   return option;
 }
 
+// What is wrong, if anything. --help and --version leave it as a CLI::Success.
+std::optional<std::string> parse(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, argv);
+    return std::nullopt;
+  } catch (const CLI::Success&) {
+    throw;
+  } catch (const CLI::ExtrasError&) {
+    return describe_unknown(app.remaining());
+  } catch (const CLI::FileError& error) {
+    return std::string("--config ") + error.what();
+  } catch (const CLI::ParseError& error) {
+    return describe(error);
+  }
+}
+
 void take(const std::string& name, const Accept& accept, const std::string& text) {
   const auto wrong = accept(text);
   if (!wrong) return;
@@ -184,11 +202,13 @@ CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::m
 }
 
 CLI::Option* add_size(CLI::App& app, const std::string& name, uint64_t& bytes,
-                      const std::string& help) {
+                      const std::string& help, uint64_t least) {
   return add_text(app, name, "SIZE", bytes == 0 ? "" : with_unit(bytes, size_units), help,
-                  [&bytes](const std::string& text) -> std::optional<std::string> {
+                  [&bytes, least](const std::string& text) -> std::optional<std::string> {
                     const auto parsed = parse_size(text);
                     if (!parsed) return "is no size; write it like 64Mi, 64M or a number of bytes";
+                    if (*parsed < least)
+                      return "is too small; write " + with_unit(least, size_units) + " or more";
                     bytes = *parsed;
                     return std::nullopt;
                   });
@@ -258,17 +278,32 @@ void add_common_flags(CLI::App& app, CommonOptions& options) {
 
 std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv) {
   try {
-    app.parse(argc, argv);
-    return std::nullopt;
+    const auto wrong = parse(app, argc, argv);
+    return wrong ? std::optional(refuse_to_start(app.get_name(), *wrong)) : std::nullopt;
   } catch (const CLI::Success& success) {  // --help and --version
     return app.exit(success);
-  } catch (const CLI::ExtrasError&) {
-    return refuse_to_start(app.get_name(), describe_unknown(app.remaining()));
-  } catch (const CLI::FileError& error) {
-    return refuse_to_start(app.get_name(), std::string("--config ") + error.what());
-  } catch (const CLI::ParseError& error) {
-    return refuse_to_start(app.get_name(), describe(error));
   }
+}
+
+std::string config_file(const CLI::App& app) {
+  const CLI::Option* option = app.get_config_ptr();
+  return option->empty() ? "" : option->as<std::string>();
+}
+
+std::optional<std::string> parse_flags_again(CLI::App& app, int argc, const char* const* argv) {
+  return parse(app, argc, argv);
+}
+
+bool ChangingFile::changed() {
+  std::ifstream file(path_);
+  std::ostringstream text;
+  text << file.rdbuf();
+  std::optional<std::string> now;
+  if (file) now = text.str();
+  if (asked_ && last_ == now) return false;
+  asked_ = true;
+  last_ = std::move(now);
+  return true;
 }
 
 }  // namespace trafficmirror::program

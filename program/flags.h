@@ -19,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "net/address.h"
@@ -47,9 +48,10 @@ void add_common_flags(CLI::App& app, CommonOptions& options);
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
                           const std::string& help);
 
-// A number of bytes, more than none: 4096, 64M (10^6), 64Mi (2^20), with K, M, G or T.
+// A number of bytes, more than none: 4096, 64M (10^6), 64Mi (2^20), with K, M, G or T; not below
+// `least`.
 CLI::Option* add_size(CLI::App& app, const std::string& name, uint64_t& bytes,
-                      const std::string& help);
+                      const std::string& help, uint64_t least = 1);
 
 // HOST:PORT; an empty host in `value` means that there is no default.
 CLI::Option* add_host_port(CLI::App& app, const std::string& name, net::HostPort& value,
@@ -71,6 +73,26 @@ CLI::Option* add_repeated_text(CLI::App& app, const std::string& name, const std
 // Reads the command line and the file. Nothing: go on. Otherwise the program's exit code: 0 after
 // --help or --version, 2 after a mistake, which stands in one line on stderr.
 std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv);
+
+// The path given with --config; empty where there is none. For behind parse_flags.
+std::string config_file(const CLI::App& app);
+
+// Reads the same command line once more, into another app and other variables, since the file may
+// hold something else now. Nothing, or what is wrong, in one line.
+std::optional<std::string> parse_flags_again(CLI::App& app, int argc, const char* const* argv);
+
+// A file that is asked now and then whether it holds something else. It counts as changed when it
+// is asked for the first time, and when it can't be read any more.
+class ChangingFile {
+ public:
+  explicit ChangingFile(std::string path) : path_(std::move(path)) {}
+  bool changed();
+
+ private:
+  const std::string path_;
+  bool asked_ = false;
+  std::optional<std::string> last_;  // nothing where it could not be read
+};
 
 // The forms that the flags above take.
 std::optional<std::chrono::milliseconds> parse_duration(std::string_view text);

@@ -62,6 +62,10 @@ class HttpServer::Implementation {
       prometheus::TextSerializer().Serialize(out, handlers_.metrics());
       response.set_content(out.str(), "text/plain; version=0.0.4; charset=utf-8");
     });
+    if (!handlers_.status) return;
+    server_.Get("/status", [this](const httplib::Request&, httplib::Response& response) {
+      response.set_content(handlers_.status() + "\n", "application/json");
+    });
   }
 
   void bind(const net::HostPort& address) {

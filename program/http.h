@@ -17,15 +17,17 @@ namespace trafficmirror::program {
 //   /healthz  200 "ok"
 //   /readyz   200 "ready", or 503 with the reason in plain text
 //   /metrics  the metrics, in Prometheus' text format
+//   /status   where the program has one, JSON for programs that watch over it
 class HttpServer {
  public:
   struct Handlers {
     // Nothing when ready, otherwise the reason why not.
     std::function<std::optional<std::string>()> not_ready;
     std::function<std::vector<prometheus::MetricFamily>()> metrics;
+    std::function<std::string()> status{};
   };
 
-  // Both handlers are called on the server's threads, also at the same time, until the destructor
+  // The handlers are called on the server's threads, also at the same time, until the destructor
   // is through. Port 0 is any free one. Throws StartError where `address` can't be bound.
   HttpServer(const net::HostPort& address, Handlers handlers);
   // Waits for the requests at hand, no longer than about a second.

@@ -62,6 +62,7 @@ class YamlConfig : public CLI::Config {
     if (!option->get_configurable()) fail(file, mark, key + " can only be given as a flag");
     const std::vector<std::string> texts = read_texts(file, key, mark, value, *option);
     if (!option->empty()) return;  // it was given as a flag, which wins
+    if (texts.empty()) return;     // an empty list: as if it was not there
     try {
       const bool takes_no_value = option->get_expected_min() == 0;
       for (const std::string& text : texts)
@@ -80,9 +81,10 @@ class YamlConfig : public CLI::Config {
                                              const YAML::Mark& mark, const YAML::Node& value,
                                              const CLI::Option& option) {
     if (value.IsScalar()) return {value.Scalar()};
-    if (!value.IsSequence() || value.size() == 0)
+    const bool takes_list = option.get_expected_max() > 1;
+    if (!value.IsSequence() || (value.size() == 0 && !takes_list))
       fail(file, mark, key + (value.IsMap() ? " takes a value, not a map" : " has no value"));
-    if (option.get_expected_max() <= 1) fail(file, mark, key + " takes one value, not a list");
+    if (!takes_list) fail(file, mark, key + " takes one value, not a list");
     std::vector<std::string> texts;
     for (const YAML::Node& item : value) {
       if (!item.IsScalar()) fail(file, item.Mark(), key + " takes a list of plain values");

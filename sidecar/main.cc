@@ -1,4 +1,5 @@
 #include <array>
+#include <cstdlib>
 #include <random>
 #include <string_view>
 
@@ -10,6 +11,7 @@
 
 #include "program/flags.h"
 #include "program/http.h"
+#include "program/limits.h"
 #include "program/log.h"
 #include "program/start_error.h"
 #include "program/stop_signal.h"
@@ -20,7 +22,6 @@ namespace trafficmirror::sidecar {
 namespace {
 
 constexpr const char* program_name = "trafficmirror-sidecar";
-constexpr uint64_t least_memory = 1 << 20;
 
 // gRPC would write to stderr in a form of its own. Most of it is of use only to somebody who debugs
 // it; why there is no stream is said by the shard.
@@ -30,7 +31,9 @@ void log_of_grpc(gpr_log_func_args* arguments) {
   spdlog::log(serious ? spdlog::level::warn : spdlog::level::debug, "grpc: {}", arguments->message);
 }
 
-std::string host_name() {
+// A pod's name, where the pod says it, is the same in all of its containers.
+std::string own_name() {
+  if (const char* pod = std::getenv("POD_NAME"); pod != nullptr && *pod != '\0') return pod;
   std::array<char, 256> name{};
   ::gethostname(name.data(), name.size() - 1);
   return name.data();
@@ -42,6 +45,7 @@ int run(int argc, const char* const* argv) {
   program::TlsOptions tls_options;
   common.http = {"127.0.0.1", {19464}};
   Shard::Options options;
+  options.limits.memory = session::Limits().memory;
   std::string method = "ring";
   std::chrono::milliseconds idle_timeout = std::chrono::minutes(10);
   std::chrono::milliseconds response_timeout = std::chrono::seconds(60);
@@ -63,8 +67,9 @@ int run(int argc, const char* const* argv) {
       ->type_name("ring|pcap")
       ->check(CLI::IsMember({"ring", "pcap"}))
       ->capture_default_str();
-  program::add_size(app, "--memory-limit", options.engine.memory_limit,
-                    "all that sessions may hold; beyond it the newest are shed");
+  program::add_limit_flags(app, options.limits);
+  program::add_duration(app, "--give-up-after", options.give_up_after,
+                        "end, with exit code 0, without a stream for so long; default: never");
   program::add_duration(app, "--idle-timeout", idle_timeout,
                         "a connection without a packet for so long is forgotten");
   program::add_duration(
@@ -75,6 +80,7 @@ int run(int argc, const char* const* argv) {
   app.footer(
       "Example:\n"
       "  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443\n\n"
+      "What the intercept says of --percent, --max-sessions and --memory-limit goes before them.\n"
       "It needs CAP_NET_RAW. /readyz of --http says whether it captures and the stream is up.");
   if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
   program::set_up_logging(common, program_name);
@@ -82,8 +88,6 @@ int run(int argc, const char* const* argv) {
   program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
                               "add it to the container's capabilities, or run as root");
   options.uplink.tls = program::load_tls(tls_options);
-  if (options.engine.memory_limit < least_memory)
-    throw program::StartError("--memory-limit is less than 1Mi: sessions need some room");
   if (options.capture.interface.empty())
     options.capture.interface = capture::default_route_interface();
   if (method == "pcap") options.method = Shard::CaptureMethod::pcap;
@@ -92,7 +96,7 @@ int run(int argc, const char* const* argv) {
   options.engine.response_timeout = response_timeout;
   options.engine.seed = std::random_device()();
   options.uplink.ports = options.capture.ports;
-  options.uplink.name = host_name();
+  options.uplink.name = own_name();
   options.uplink.version = TRAFFICMIRROR_VERSION;
 
   Shard shard(options);

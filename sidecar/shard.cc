@@ -22,6 +22,10 @@ using std::chrono::milliseconds;
 constexpr microseconds pace(500);
 constexpr milliseconds reopen_pause(500);
 constexpr milliseconds finish_timeout(2000);
+// Without a stream for so long nothing is captured any more: a mirror that is stopped costs
+// production nothing.
+constexpr std::chrono::seconds capture_outlives_stream(10);
+constexpr std::chrono::seconds report_interval(2);
 
 session::Time to_engine_time(uplink::Uplink::Clock::time_point time) {
   return session::Time(std::chrono::duration_cast<session::Duration>(time.time_since_epoch()));
@@ -43,6 +47,7 @@ Shard::Shard(Options options)
       rewriter_([this](std::string&& batch) { uplink_.send(std::move(batch)); }),
       engine_(options_.engine, rewriter_),
       uplink_(options_.uplink) {
+  configure({});
   open_capture();
 }
 
@@ -54,9 +59,10 @@ void Shard::open_capture() {
 
 void Shard::run(int stop_descriptor) {
   ::prctl(PR_SET_TIMERSLACK, 10'000);  // nanoseconds; the default is 50 µs
-  now_ = to_engine_time(Clock::now());
+  last_stream_ = Clock::now();
+  now_ = to_engine_time(last_stream_);
   take_up_open_flows();
-  for (auto now = Clock::now();;) {
+  for (auto now = last_stream_;;) {
     std::array<pollfd, 3> waiting{{{stop_descriptor, POLLIN, 0},
                                    {uplink_.descriptor(), POLLIN, 0},
                                    {capture_ ? capture_->descriptor() : -1, POLLIN, 0}}};
@@ -66,15 +72,20 @@ void Shard::run(int stop_descriptor) {
     now_ = to_engine_time(now);
     if (waiting[0].revents != 0) break;
     if (waiting[1].revents != 0) take_uplink_events();
+    if (current_.stream_up) last_stream_ = now;
+    if (told_to_stop_ || gave_up(now)) break;
     uplink_.run(now);
-    if (waiting[2].revents != 0 || (!capture_ && now >= reopen_at_)) read_capture();
+    rest_without_stream(now);
+    if (capture_ ? waiting[2].revents != 0 : now >= reopen_at_) read_capture();
     engine_.set_uplink_full(uplink_.full());
     engine_.run(now_);
     rewriter_.flush();
+    if (now >= report_at_) report();
     publish();
   }
   engine_.drain(now_);
   rewriter_.flush();
+  report();
   publish();
   uplink_.finish(finish_timeout);
 }
@@ -89,7 +100,23 @@ Shard::Clock::time_point Shard::deadline() const {
   return at;
 }
 
+bool Shard::gave_up(Clock::time_point now) const {
+  if (options_.give_up_after.count() == 0 || now < last_stream_ + options_.give_up_after)
+    return false;
+  spdlog::info("no stream for {} s (--give-up-after): ending",
+               std::chrono::duration_cast<std::chrono::seconds>(options_.give_up_after).count());
+  return true;
+}
+
 // ---- capture
+
+void Shard::rest_without_stream(Clock::time_point now) {
+  if (!capture_ || now < last_stream_ + capture_outlives_stream) return;
+  spdlog::info("there is no stream: nothing is captured until there is one");
+  close_capture();
+  reopen_at_ = Clock::time_point::max();
+  engine_.forget_flows();
+}
 
 void Shard::read_capture() {
   if (!capture_) {
@@ -105,12 +132,16 @@ void Shard::read_capture() {
   }
   if (capture_->read(*this)) return;
   spdlog::warn("interface {} is gone: waiting for it to come back", options_.capture.interface);
+  close_capture();
+  reopen_at_ = Clock::now() + reopen_pause;
+}
+
+void Shard::close_capture() {
   const capture::CaptureCounters last = capture_->counters();
   earlier_captures_.packets += last.packets;
   earlier_captures_.drops += last.drops;
   capture_.reset();
   current_.capturing = false;
-  reopen_at_ = Clock::now() + reopen_pause;
 }
 
 void Shard::on_captured(const capture::CapturedPacket& captured) {
@@ -161,6 +192,15 @@ void Shard::take_uplink_events() {
       current_.stream_up = true;
       asked_for_ports_ = false;
       engine_.set_lease(now_, *lease);
+      if (reopen_at_ == Clock::time_point::max()) {  // it was closed for want of a stream
+        reopen_at_ = Clock::time_point::min();
+        take_up_open_flows();
+      }
+    } else if (const auto* configuration = std::get_if<uplink::Configuration>(&event)) {
+      configure(configuration->limits);
+    } else if (std::holds_alternative<uplink::Stop>(event)) {
+      spdlog::info("the intercept says that this sidecar is to end");
+      told_to_stop_ = true;
     } else if (const auto* lost = std::get_if<uplink::StreamLost>(&event)) {
       if (const auto held = stream_log_.allow(Clock::now()))
         spdlog::warn("no stream to {}:{}: {}{}", options_.uplink.intercept.host,
@@ -183,6 +223,28 @@ void Shard::take_headers(std::string_view headers) {
     ++current_.unusable[static_cast<size_t>(Unusable::malformed)];
 }
 
+void Shard::configure(const program::Limits& limits) {
+  const program::Limits before = std::exchange(limits_, limits.over(options_.limits));
+  if (limits_ == before) return;
+  session::Limits of_engine;
+  if (limits_.percent) of_engine.percent = *limits_.percent;
+  if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
+  if (limits_.memory != 0) of_engine.memory = limits_.memory;
+  engine_.set_limits(now_, of_engine);
+  if (limits == program::Limits{}) return;
+  spdlog::info("the intercept says: {} % of the connections, {} sessions at most, {} bytes",
+               of_engine.percent,
+               limits_.max_sessions ? std::to_string(*limits_.max_sessions) : "any number of",
+               of_engine.memory);
+}
+
+// What the intercept is told for whoever asks it: seconds late, and now and then not at all.
+void Shard::report() {
+  report_at_ = Clock::now() + report_interval;
+  const session::Counters& counters = engine_.counters();
+  if (current_.stream_up && uplink_.report(counters.since(reported_))) reported_ = counters;
+}
+
 // ---- what others see
 
 void Shard::publish() {
@@ -200,10 +262,10 @@ void Shard::publish() {
 
 std::optional<std::string> Shard::not_ready() const {
   const std::lock_guard lock(published_mutex_);
-  if (!published_.capturing) return "interface " + options_.capture.interface + " is gone";
   if (!published_.stream_up)
     return "no stream to the intercept" +
            (published_.stream_problem.empty() ? "" : ": " + published_.stream_problem);
+  if (!published_.capturing) return "interface " + options_.capture.interface + " is gone";
   return std::nullopt;
 }
 

@@ -13,6 +13,7 @@
 
 #include <prometheus/metric_family.h>
 
+#include "program/limits.h"
 #include "program/log.h"
 #include "sidecar/capture/capture.h"
 #include "sidecar/rewrite/rewrite.h"
@@ -27,15 +28,18 @@ class Shard : private capture::PacketReceiver {
   struct Options {
     capture::CaptureOptions capture;
     CaptureMethod method = CaptureMethod::ring;
-    session::Engine::Options engine;
+    session::Engine::Options engine;  // but for its limits
+    program::Limits limits;           // where the intercept says nothing else
     uplink::Uplink::Options uplink;
+    // Without a stream for so long it ends; 0: it does not.
+    std::chrono::milliseconds give_up_after{0};
   };
 
   // Opens the capture; throws StartError where that fails.
   explicit Shard(Options options);
 
-  // Mirrors until `stop_descriptor` is readable, then resets what is open at the shadow and ends
-  // the stream.
+  // Mirrors until `stop_descriptor` is readable, the intercept says that it is to end, or there was
+  // no stream for too long. Then resets what is open at the shadow and ends the stream.
   void run(int stop_descriptor);
 
   // Any thread.
@@ -61,7 +65,12 @@ class Shard : private capture::PacketReceiver {
   void read_capture();
   void open_capture();
   void take_up_open_flows();
+  void close_capture();
+  void rest_without_stream(Clock::time_point now);
+  bool gave_up(Clock::time_point now) const;
   void take_uplink_events();
+  void configure(const program::Limits& limits);
+  void report();
   void take_headers(std::string_view headers);
   void publish();
   // The latest moment at which something has to be done though no descriptor is readable.
@@ -75,6 +84,11 @@ class Shard : private capture::PacketReceiver {
   capture::CaptureCounters earlier_captures_;
   Clock::time_point reopen_at_;
   bool asked_for_ports_ = false;
+  bool told_to_stop_ = false;
+  Clock::time_point last_stream_;  // there was one then
+  Clock::time_point report_at_;
+  session::Counters reported_;
+  program::Limits limits_;  // in use
   session::Time now_;
   Published current_;
   program::LogLimit capture_log_;

@@ -36,6 +36,8 @@ inline constexpr std::array close_reason_names = {
 enum class ShedReason : uint8_t {
   mid_exchange,    // an open connection, or one whose session ended: the next exchange boundary is
                    // waited for
+  sampled,         // not one of --percent
+  session_limit,   // --max-sessions are open
   no_stream,       // there is no stream to the intercept
   no_target,       // the lease has no target for the port
   no_source_port,  // every leased source port is in use
@@ -45,8 +47,8 @@ enum class ShedReason : uint8_t {
   own_traffic,  // the "client" is the intercept itself: mirroring it would never end
 };
 inline constexpr std::array shed_reason_names = {
-    "mid_exchange", "no_stream",    "no_target",   "no_source_port",
-    "shadow_down",  "memory_limit", "uplink_full", "own_traffic",
+    "mid_exchange",   "sampled",     "session_limit", "no_stream",   "no_target",
+    "no_source_port", "shadow_down", "memory_limit",  "uplink_full", "own_traffic",
 };
 
 struct Counters {
@@ -66,6 +68,20 @@ struct Counters {
   uint64_t operator[](CloseReason reason) const { return closed[static_cast<size_t>(reason)]; }
   uint64_t& operator[](ShedReason reason) { return shed[static_cast<size_t>(reason)]; }
   uint64_t operator[](ShedReason reason) const { return shed[static_cast<size_t>(reason)]; }
+
+  // What was counted since; of what is now, such as `active`, what it is now.
+  Counters since(const Counters& before) const {
+    Counters difference = *this;
+    difference.opened -= before.opened;
+    for (size_t i = 0; i < closed.size(); ++i) difference.closed[i] -= before.closed[i];
+    for (size_t i = 0; i < shed.size(); ++i) difference.shed[i] -= before.shed[i];
+    difference.adopted -= before.adopted;
+    difference.exchanges -= before.exchanges;
+    difference.bytes_to_shadow -= before.bytes_to_shadow;
+    difference.bytes_from_shadow -= before.bytes_from_shadow;
+    difference.retransmits -= before.retransmits;
+    return difference;
+  }
 };
 
 }  // namespace trafficmirror::session

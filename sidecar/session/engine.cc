@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string_view>
 
 namespace trafficmirror::session {
@@ -58,12 +59,23 @@ constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 }  // namespace
 
 Engine::Engine(Options options, SegmentSink& sink)
-    : options_(std::move(options)), sink_(sink), source_ports_(options_.seed) {}
+    : options_(std::move(options)), sink_(sink), source_ports_(options_.seed) {
+  set_limits(Time::min(), options_.limits);
+}
+
+void Engine::set_limits(Time now, const Limits& limits) {
+  options_.limits = limits;
+  last_sampled_ = limits.percent >= 100
+                      ? UINT64_MAX
+                      : static_cast<uint64_t>(std::ldexp(limits.percent / 100, 64));
+  shed_newest(now);
+}
 
 // ---- the stream
 // ------------------------------------------------------------------------------------------------
 
 void Engine::set_lease(Time now, const Lease& lease) {
+  has_lease_ = true;
   source_ports_.lease(lease.sources);
   const std::vector<Lease::Target> before = std::exchange(targets_, lease.targets);
   for (auto next = sessions_.begin(); next != sessions_.end();) {
@@ -90,6 +102,7 @@ void Engine::stream_lost() {
   touched_.clear();
   source_ports_.clear();
   targets_.clear();
+  has_lease_ = false;
   uplink_full_ = false;
 }
 
@@ -127,7 +140,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   auto found = flows_.find(key);
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
-    if (packet.payload_length == 0 || source_ports_.contains(key.client)) return;
+    if (packet.payload_length == 0 || source_ports_.contains(key.client) || !sampled(key)) return;
     if (!add_flow(now, key)) return;
     found = flows_.find(key);
   }
@@ -150,6 +163,10 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
     if (found->second.syn == packet.tcp.sequence) return;  // sent again
     end_flow(now, found->second, CloseReason::flow_reused);
   }
+  if (!sampled(key)) {
+    ++counters_[ShedReason::sampled];
+    return;
+  }
   Flow* added = add_flow(now, key);
   if (!added) return;
   Flow& flow = *added;
@@ -160,7 +177,7 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 }
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
-  if (flows_.contains(key) || source_ports_.contains(key.client)) return;
+  if (flows_.contains(key) || source_ports_.contains(key.client) || !sampled(key)) return;
   if (Flow* flow = add_flow(now, key)) flow->boundary = boundary;
 }
 
@@ -326,7 +343,7 @@ void Engine::look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next)
 
 bool Engine::room_for(size_t bytes) const {
   // A little is kept free for the sessions there are.
-  return counters_.memory + bytes <= options_.memory_limit / 16 * 15;
+  return counters_.memory + bytes <= options_.limits.memory / 16 * 15;
 }
 
 Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
@@ -341,6 +358,13 @@ Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
   flow_timers_.schedule(flow, now + options_.idle_timeout);
   counters_.memory += flow_size;
   return &flow;
+}
+
+void Engine::forget_flows() {
+  for (auto next = flows_.begin(); next != flows_.end();) {
+    Flow& flow = next++->second;
+    if (!flow.session) end_flow(Time::min(), flow, CloseReason::finished);
+  }
 }
 
 // Production's connection is over. Its session lives on until it has delivered what it holds.
@@ -397,14 +421,25 @@ const Lease::Target* Engine::target_for(const net::FlowKey& key) const {
 }
 
 std::optional<ShedReason> Engine::reason_to_shed() const {
-  if (draining_ || targets_.empty()) return ShedReason::no_stream;
+  if (draining_ || !has_lease_) return ShedReason::no_stream;
   if (uplink_full_) return ShedReason::uplink_full;
   if (!room_for(session_size)) return ShedReason::memory_limit;
   return std::nullopt;
 }
 
+// A session that takes another's place is within them already.
+std::optional<ShedReason> Engine::beyond_limits(const Flow& flow) const {
+  if (!sampled(*flow.key)) return ShedReason::sampled;
+  if (sessions_.size() >= options_.limits.sessions) return ShedReason::session_limit;
+  return std::nullopt;
+}
+
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
-  const auto result = open_session(now, target_for(*flow.key), syn);
+  std::variant<SessionEntry*, ShedReason> result = nullptr;
+  if (const auto beyond = beyond_limits(flow))
+    result = *beyond;
+  else
+    result = open_session(now, target_for(*flow.key), syn);
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     if (!flow.shed_counted) ++counters_[*reason];
     flow.shed_counted = syn != nullptr;  // its first exchange is counted with it
@@ -564,16 +599,16 @@ void Engine::account(Time now, SessionEntry& entry) {
                         (entry.flow && entry.flow->client ? entry.flow->client->allocated() : 0);
   counters_.memory += held - entry.accounted;
   entry.accounted = static_cast<uint32_t>(held);
-  if (counters_.memory <= options_.memory_limit) return;
+  if (counters_.memory <= options_.limits.memory) return;
   // The newest goes first, unless it is this one that takes the room of all.
-  if (held > options_.memory_limit / 2)
+  if (held > options_.limits.memory / 2)
     close(now, entry, CloseReason::memory_limit);
   else
     shed_newest(now);
 }
 
 void Engine::shed_newest(Time now) {
-  while (counters_.memory > options_.memory_limit && !sessions_.empty())
+  while (counters_.memory > options_.limits.memory && !sessions_.empty())
     close(now, sessions_.back(), CloseReason::memory_limit);
 }
 

@@ -47,11 +47,18 @@ struct SessionEntry : Timed {
   Session session;
 };
 
+// What may change while the engine runs.
+struct Limits {
+  uint64_t memory = 64 << 20;  // bytes
+  uint64_t sessions = UINT64_MAX;
+  double percent = 100;  // of production's connections
+};
+
 class Engine {
  public:
   struct Options {
     std::vector<net::Port> ports;  // production's
-    uint64_t memory_limit = 64 << 20;
+    Limits limits;
     Duration idle_timeout = std::chrono::minutes(10);
     Duration response_timeout = std::chrono::seconds(60);
     uint64_t seed = 0;  // of the initial sequence numbers
@@ -77,6 +84,11 @@ class Engine {
   // mirrored. Ignored where packets of it were seen already.
   void on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary);
 
+  // Sessions that are open live on, but for the newest where less memory would not hold them all.
+  void set_limits(Time now, const Limits& limits);
+  // Of all connections without a session nothing is known any more, as when the capture was away.
+  void forget_flows();
+
   // Puts out what is due.
   void run(Time now);
   // When run() has something to do though nothing comes in.
@@ -88,6 +100,11 @@ class Engine {
   const Counters& counters();
 
  private:
+  // Whether a connection is one of those that are mirrored, if not all are. Always the same answer
+  // for the same, in all sidecars.
+  bool sampled(const net::FlowKey& key) const {
+    return last_sampled_ == UINT64_MAX || std::hash<net::FlowKey>()(key) <= last_sampled_;
+  }
   std::optional<bool> is_from_client(const net::Packet& packet) const;
   void on_client(Time now, Flow& flow, const net::Packet& packet);
   void on_server(Time now, Flow& flow, const net::Packet& packet);
@@ -108,6 +125,7 @@ class Engine {
   // Gives the flow a session, or counts why not. `syn`: the client's own, whose options are kept;
   // null to adopt a flow that is already open.
   bool mirror(Time now, Flow& flow, const net::Packet* syn);
+  std::optional<ShedReason> beyond_limits(const Flow& flow) const;
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Lease::Target* target,
                                                        const net::Packet* syn);
   std::optional<ShedReason> reason_to_shed() const;
@@ -129,6 +147,8 @@ class Engine {
   SegmentSink& sink_;
   std::vector<Lease::Target> targets_;
   SourcePorts source_ports_;
+  uint64_t last_sampled_ = UINT64_MAX;  // the highest hash of a flow's that is sampled
+  bool has_lease_ = false;
   bool uplink_full_ = false;
   bool draining_ = false;
 

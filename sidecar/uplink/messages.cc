@@ -45,4 +45,24 @@ std::optional<session::Lease> to_lease(const v1::Lease& message) {
   return lease;
 }
 
+std::optional<program::Limits> to_limits(const v1::Configuration& message) {
+  program::Limits limits;
+  if (message.has_percent()) limits.percent = message.percent();
+  if (message.has_max_sessions()) limits.max_sessions = message.max_sessions();
+  limits.memory = message.memory_limit();
+  return program::within_bounds(limits) ? std::optional(limits) : std::nullopt;
+}
+
+void write_statistics(const session::Counters& since, v1::Statistics& message) {
+  message.set_sessions(since.active);
+  message.set_sessions_opened(since.opened);
+  message.set_exchanges(since.exchanges);
+  const auto write = [](const auto& names, const auto& counts, auto& to) {
+    for (size_t i = 0; i < names.size(); ++i)
+      if (counts[i] > 0) to[names[i]] = counts[i];
+  };
+  write(session::close_reason_names, since.closed, *message.mutable_sessions_closed());
+  write(session::shed_reason_names, since.shed, *message.mutable_shed());
+}
+
 }  // namespace trafficmirror::uplink

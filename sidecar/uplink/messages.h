@@ -7,17 +7,27 @@
 #include <variant>
 
 #include "net/packet.h"
+#include "program/limits.h"
+#include "sidecar/session/counters.h"
 #include "sidecar/session/lease.h"
 
 namespace trafficmirror::v1 {
+class Configuration;
 class Lease;
-}
+class Statistics;
+}  // namespace trafficmirror::v1
 
 namespace trafficmirror::uplink {
 
 // Nothing where the lease makes no sense: an address of no family, ports that are none, or more of
 // either than an intercept can have.
 std::optional<session::Lease> to_lease(const v1::Lease& message);
+
+// Nothing where a limit is out of its bounds.
+std::optional<program::Limits> to_limits(const v1::Configuration& message);
+
+// Names of reasons for which nothing was counted are left out.
+void write_statistics(const session::Counters& since, v1::Statistics& message);
 
 // Calls `take(const net::Packet&)` for each header of a batch. False where one can't be read; the
 // rest of the batch can't be told apart then.

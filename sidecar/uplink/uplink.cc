@@ -71,8 +71,9 @@ struct Shared {
     const uint64_t one = 1;
     [[maybe_unused]] const auto written = ::write(event_descriptor, &one, sizeof one);
   }
-  void push(Event&& event, size_t bytes) {
-    inbox.push_back(std::move(event));
+  template <typename Of>
+  void push(Of&& event, size_t bytes) {
+    inbox.emplace_back(std::forward<Of>(event));
     inbox_bytes += bytes;
     notify();
   }
@@ -135,6 +136,14 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     write_next();
   }
 
+  bool report(const session::Counters& since) {
+    const std::lock_guard lock(shared_->mutex);
+    if (ended_ || report_) return false;
+    write_statistics(since, report_.emplace());
+    write_next();
+    return true;
+  }
+
   void finish() {
     const std::lock_guard lock(shared_->mutex);
     finishing_ = true;
@@ -161,6 +170,9 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
       writing_.mutable_packets()->set_packets(std::move(waiting_));
       waiting_.clear();
       if (std::exchange(was_full_, false)) shared_->notify();
+    } else if (report_) {
+      *writing_.mutable_statistics() = std::move(*report_);
+      report_.reset();
     } else if (finishing_) {
       is_writing_ = true;  // and stays so: nothing may follow
       StartWritesDone();
@@ -206,7 +218,17 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
         shared_->push(std::move(headers), bytes);
         break;
       }
+      case v1::InterceptMessage::kConfiguration:
+        if (const auto limits = to_limits(reading_.configuration()))
+          shared_->push(Configuration{*limits}, 0);
+        else
+          context_.TryCancel();
+        break;
       case v1::InterceptMessage::kDrain:
+        if (reading_.drain().end()) {
+          shared_->push(Stop{}, 0);
+          break;
+        }
         drained_ = true;
         context_.TryCancel();
         break;
@@ -239,6 +261,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
 
   // Under the mutex.
   std::string waiting_;
+  std::optional<v1::Statistics> report_;
   bool was_full_ = false;
   bool is_writing_ = false;
   bool wants_ports_ = false;
@@ -315,6 +338,8 @@ class Uplink::Implementation {
     if (stream_) stream_->ask_for_more_source_ports();
   }
 
+  bool report(const session::Counters& since) { return stream_ && stream_->report(since); }
+
   void finish(milliseconds timeout) {
     next_dial_ = Clock::time_point::max();
     if (!stream_) return;
@@ -372,6 +397,9 @@ bool Uplink::full() const {
 }
 void Uplink::ask_for_more_source_ports() {
   implementation_->ask_for_more_source_ports();
+}
+bool Uplink::report(const session::Counters& since) {
+  return implementation_->report(since);
 }
 void Uplink::finish(std::chrono::milliseconds timeout) {
   implementation_->finish(timeout);

@@ -13,7 +13,9 @@
 #include <vector>
 
 #include "net/address.h"
+#include "program/limits.h"
 #include "program/tls.h"
+#include "sidecar/session/counters.h"
 #include "sidecar/session/lease.h"
 
 namespace trafficmirror::uplink {
@@ -21,10 +23,14 @@ namespace trafficmirror::uplink {
 struct Headers {  // IP and TCP headers of the shadow's packets, one behind the other
   std::string bytes;
 };
+struct Configuration {  // replaces the one before
+  program::Limits limits;
+};
+struct Stop {};      // the program is to end
 struct StreamLost {  // in plain words, why; the uplink dials again
   std::string reason;
 };
-using Event = std::variant<session::Lease, Headers, StreamLost>;
+using Event = std::variant<Configuration, session::Lease, Headers, Stop, StreamLost>;
 
 class Uplink {
  public:
@@ -63,6 +69,9 @@ class Uplink {
   void send(std::string&& packets);
   bool full() const;
   void ask_for_more_source_ports();
+  // What was counted since the last report that was taken. False where the one before still waits,
+  // or there is no stream: then it is to be part of a later one.
+  bool report(const session::Counters& since);
 
   // Ends the stream once everything that waits has gone out, or after `timeout`; no further dials.
   void finish(std::chrono::milliseconds timeout);

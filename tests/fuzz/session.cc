@@ -101,7 +101,7 @@ class Run {
     options_.idle_timeout = idle_timeout;
     options_.response_timeout = response_timeout;
     options_.seed = how;
-    if ((how & 2) != 0) options_.memory_limit = 3000 + 500 * (how >> 2);
+    if ((how & 2) != 0) options_.limits.memory = 3000 + 500 * (how >> 2);
     engine_.emplace(options_, rewriter_);
     const std::array<std::array<const char*, 2>, 6> keys = {{
         {"10.0.0.1:40000", "10.0.0.9:80"},
@@ -177,6 +177,13 @@ class Run {
     if (which < 4) {
       engine_->stream_lost();
       if (which < 3) engine_->set_lease(now_, lease(static_cast<uint8_t>(which)));
+    } else if (which < 7) {
+      session::Limits limits = options_.limits;
+      const uint8_t how = input_.u8();
+      if (how < 128) limits.sessions = how % 8;
+      limits.percent = how % 16 == 0 ? 100 : 0.1 * how;
+      engine_->set_limits(now_, limits);
+      if (which == 6) engine_->forget_flows();
     } else if (which < 15) {
       uplink_full_ = which % 2 == 0;
       engine_->set_uplink_full(uplink_full_);
@@ -421,7 +428,7 @@ class Run {
     uint64_t closed = 0;
     for (const uint64_t count : counters.closed) closed += count;
     require(counters.opened == counters.active + closed, "the sums close");
-    require(counters.memory <= options_.memory_limit + one_packet, "memory is within its limit");
+    require(counters.memory <= options_.limits.memory + one_packet, "memory is within its limit");
     require(counters.adopted <= counters.opened, "no more adopted than opened");
   }
 

@@ -71,6 +71,7 @@ class Down : public intercept::Downlink {
     batch.clear();
   }
   void lease_changed() override {}
+  void configuration_changed() override {}
   void drain() override {}
   void end(const std::string& reason) override { require(!reason.empty(), "an end has a reason"); }
 };
@@ -154,7 +155,7 @@ class Intercept {
 
   void open(size_t stream) {
     if (streams_[stream]) return;
-    const auto opened = relay_.open(production_ports(stream), std::make_shared<Down>());
+    const auto opened = relay_.open("pod-1", production_ports(stream), std::make_shared<Down>());
     if (const auto* id = std::get_if<StreamId>(&opened)) streams_[stream] = *id;
   }
 

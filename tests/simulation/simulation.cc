@@ -144,7 +144,7 @@ Run::Run(uint64_t seed, bool with_trace)
   options_.seed = random_.next();
   options_.idle_timeout = random_.duration(seconds(20), minutes(5));
   options_.response_timeout = random_.duration(seconds(5), seconds(60));
-  if (!faultless_ && random_.chance(0.15)) options_.memory_limit = random_.between(20000, 400000);
+  if (!faultless_ && random_.chance(0.15)) options_.limits.memory = random_.between(20000, 400000);
   if (random_.chance(0.3)) batching_ = random_.duration(microseconds(1), milliseconds(2));
 
   for (Network* network : {&to_shadow_, &to_engine_}) {
@@ -310,6 +310,14 @@ void Run::plan_faults() {
       trace("lease", "changed");
       engine_->set_lease(now_, smaller);
     });
+  if (random_.chance(0.1))
+    at(some_time(), [this] {
+      session::Limits limits = options_.limits;
+      if (random_.chance(0.5)) limits.sessions = random_.below(4);
+      if (random_.chance(0.5)) limits.percent = static_cast<double>(random_.between(1, 1000)) / 10;
+      trace("limits", "changed");
+      engine_->set_limits(now_, limits);
+    });
   if (random_.chance(0.03)) {
     const Time begin = some_time();
     for (uint64_t i = 0, count = random_.scale(10); i < count; ++i)
@@ -412,7 +420,7 @@ void Run::check_step() {
   const uint64_t closed =
       std::accumulate(counters.closed.begin(), counters.closed.end(), uint64_t{0});
   if (counters.opened != counters.active + closed) fail("opened is not active + closed");
-  if (counters.memory > options_.memory_limit) fail("memory is over its limit");
+  if (counters.memory > options_.limits.memory) fail("memory is over its limit");
   if (counters.exchanges < last_exchanges_) fail("exchanges went back");
   last_exchanges_ = counters.exchanges;
 }

@@ -1,10 +1,14 @@
 #include "program/flags.h"
 
+#include <array>
 #include <cstdio>
 #include <fstream>
+#include <variant>
 
 #include <CLI/App.hpp>
 #include <gtest/gtest.h>
+
+#include "program/limits.h"
 
 namespace trafficmirror::program {
 namespace {
@@ -188,7 +192,7 @@ TEST(Flags, AMistakeInTheFileNamesFileKeyAndLine) {
       {"count: many\n", " line 1: count many is not a value it takes; see --help"},
       {"count: [1, 2]\n", " line 1: count takes one value, not a list"},
       {"count:\n", " line 1: count has no value"},
-      {"port: []\n", " line 1: port has no value"},
+      {"port: []\ncount: []\n", " line 2: count has no value"},
       {"port: {a: 1}\n", " line 1: port takes a value, not a map"},
       {"port: [[80]]\n", " line 1: port takes a list of plain values"},
       {"count: 1\ncount: 2\n", " line 2: count is there twice"},
@@ -204,6 +208,78 @@ TEST(Flags, AMistakeInTheFileNamesFileKeyAndLine) {
     EXPECT_EQ(parsed.exit_code, 2) << message;
     EXPECT_EQ(parsed.error, "trafficmirror-sidecar: --config " + file.path() + message + "\n");
   }
+}
+
+TEST(Flags, AnEmptyListIsAsIfItWasNotThere) {
+  const ConfigFile file("port: []\n");
+  const Parsed parsed = parse(required, &file);
+  EXPECT_FALSE(parsed.exit_code);
+  EXPECT_TRUE(parsed.ports.empty());
+}
+
+TEST(Flags, AFileIsReadAgain) {
+  const ConfigFile file("port: 80\n");
+  ChangingFile changing(file.path());
+  EXPECT_TRUE(changing.changed()) << "it is new to whoever asks first";
+  EXPECT_FALSE(changing.changed());
+  const auto read = [&](std::vector<net::Port>& ports) {
+    CLI::App app("", "again");
+    CommonOptions common;
+    add_ports(app, "--port", ports, "production port");
+    add_common_flags(app, common);
+    const std::array<const char*, 3> argv = {"", "--config", file.path().c_str()};
+    auto wrong = parse_flags_again(app, static_cast<int>(argv.size()), argv.data());
+    EXPECT_EQ(config_file(app), file.path());
+    return wrong;
+  };
+  std::ofstream(file.path()) << "port: [81, 82]\n";
+  EXPECT_TRUE(changing.changed());
+  std::vector<net::Port> ports;
+  EXPECT_EQ(read(ports), std::nullopt);
+  EXPECT_EQ(ports.size(), 2U);
+  std::ofstream(file.path()) << "port: 0\n";
+  EXPECT_TRUE(changing.changed());
+  EXPECT_EQ(read(ports), "--config " + file.path() +
+                             " line 1: port 0: is no port; write a number from 1 to 65535");
+  std::remove(file.path().c_str());
+  EXPECT_TRUE(changing.changed()) << "it can't be read any more";
+  EXPECT_FALSE(changing.changed());
+  ChangingFile never_there(file.path());
+  EXPECT_TRUE(never_there.changed()) << "whoever asks first has to learn of it";
+  EXPECT_FALSE(never_there.changed());
+}
+
+TEST(Limits, AreReadAndRefused) {
+  const auto read = [](std::vector<const char*> arguments) -> std::variant<Limits, std::string> {
+    CLI::App app("", "program");
+    Limits limits;
+    add_limit_flags(app, limits);
+    arguments.insert(arguments.begin(), "");
+    const auto wrong = parse_flags_again(app, static_cast<int>(arguments.size()), arguments.data());
+    if (wrong) return *wrong;
+    return limits;
+  };
+  using Read = std::variant<Limits, std::string>;
+  EXPECT_EQ(read({}), Read(Limits{}));
+  EXPECT_EQ(read({"--percent", "0.1", "--max-sessions", "1", "--memory-limit", "1Mi"}),
+            Read(Limits{0.1, 1, 1 << 20}));
+  EXPECT_EQ(read({"--percent", "100"}), Read(Limits{100.0, {}, 0}));
+  for (const char* wrong : {"0", "0.09", "100.1", "-5", "nan", "inf", "ten", "5%", ""})
+    EXPECT_EQ(read({"--percent", wrong}),
+              Read("--percent " + std::string(wrong) +
+                   ": is no percentage; write a number from 0.1 to 100"));
+  for (const char* wrong : {"0", "-1", "1.5", "4294967296", "many"})
+    EXPECT_EQ(read({"--max-sessions", wrong}), Read("--max-sessions " + std::string(wrong) +
+                                                    ": is no count; write a number from 1 on"));
+  EXPECT_EQ(read({"--memory-limit", "1023Ki"}),
+            Read("--memory-limit 1023Ki: is too small; write 1Mi or more"));
+}
+
+TEST(Limits, OneGoesBeforeTheOther) {
+  const Limits own{50.0, 10, 1 << 20};
+  EXPECT_EQ(Limits{}.over(own), own);
+  EXPECT_EQ((Limits{1.0, {}, 0}.over(own)), (Limits{1.0, 10, 1 << 20}));
+  EXPECT_EQ((Limits{{}, 5, 2 << 20}.over(own)), (Limits{50.0, 5, 2 << 20}));
 }
 
 TEST(Flags, HelpTeachesAndComesBeforeMistakes) {

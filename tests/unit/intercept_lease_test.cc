@@ -289,6 +289,29 @@ TEST(Options, TargetsAreReadAndRefused) {
   EXPECT_EQ(read.size(), 3u);
 }
 
+TEST(Lease, PlacesOfTargetsThatAreGoneAreUsedAgain) {
+  // More than could be told apart, if none was.
+  LeaseBook leases({10001, 10256}, {});
+  leases.set_own_address(net::Family::ipv4, *net::IpAddress::parse(own));
+  const StreamId stream = *leases.open(http);
+  for (int i = 0; i < 70000; ++i) {
+    const net::Endpoint endpoint{*net::IpAddress::parse("10.0.0.5"),
+                                 net::Port{static_cast<uint16_t>(i % 65535 + 1)}};
+    leases.set_targets({{80, endpoint}});
+    const std::string to = endpoint.to_string();
+    ASSERT_FALSE(leases.send(stream, parsed(packet(from(10001), to, {.flags = {.syn = true}}))));
+    ASSERT_EQ(leases.arrive(parsed(packet(to, from(10001), {.flags = {.ack = true}}))).what,
+              LeaseBook::Arrival::session);
+  }
+}
+
+TEST(Options, TooManyTargetsAreRefused) {
+  std::vector<Target> read;
+  for (uint16_t port = 1; port <= 1024; ++port)
+    ASSERT_FALSE(accept_target("80=10.0.0.5:" + std::to_string(port), read));
+  EXPECT_TRUE(accept_target("80=10.0.0.5:1025", read));
+}
+
 TEST(Options, SourcePortsAreReadAndRefused) {
   PortRange ports;
   EXPECT_FALSE(accept_source_ports("20000-20001", ports));

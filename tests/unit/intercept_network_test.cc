@@ -324,8 +324,8 @@ class Running {
       : stop_(::eventfd(0, EFD_CLOEXEC)),
         intercept_({.listen = {"127.0.0.1", {}},
                     .interface = "here",
-                    .targets = std::move(targets),
-                    .source_ports = {10000, 12000}}),
+                    .source_ports = {10000, 12000},
+                    .live = {.targets = std::move(targets), .sidecars = {}}}),
         thread_([this] { intercept_.run(stop_.get()); }) {}
   ~Running() { stop(); }
   Running(const Running&) = delete;
@@ -385,6 +385,11 @@ class Client {
     v1::InterceptMessage message;
     EXPECT_TRUE(stream_->Read(&message));
     return message;
+  }
+  // What each stream begins with.
+  v1::InterceptMessage read_lease() {
+    EXPECT_TRUE(read().has_configuration());
+    return read();
   }
   void send(const std::string& packets) {
     v1::SidecarMessage message;
@@ -484,7 +489,7 @@ TEST_F(InterceptNetwork, ASessionGoesThroughAndEndsWithItsStream) {
     EXPECT_EQ(running.metric("trafficmirror_reply_path_proven"), 1);
 
     auto client = std::make_unique<Client>(running.get().port(), std::vector<uint32_t>{80});
-    const v1::InterceptMessage first = client->read();
+    const v1::InterceptMessage first = client->read_lease();
     ASSERT_TRUE(first.has_lease());
     ASSERT_EQ(first.lease().targets_size(), 1);
     EXPECT_EQ(first.lease().targets(0).path_mtu(), 1500u);
@@ -520,7 +525,7 @@ TEST_F(InterceptNetwork, StoppingDrainsResetsAndCleansUp) {
     ASSERT_TRUE(running.becomes_ready(true));
     EXPECT_TRUE(table_stands());
     Client client(running.get().port(), {80});
-    const v1::InterceptMessage lease = client.read();
+    const v1::InterceptMessage lease = client.read_lease();
     talk(client, source_of(lease.lease(), net::Family::ipv4), listener.socket, listener.endpoint,
          accepted);
     std::thread sidecar([&] {
@@ -601,7 +606,7 @@ TEST_F(InterceptNetwork, AnInterfaceThatComesBackIsUsedAgain) {
   join_hosts();
   ASSERT_TRUE(running.becomes_ready(true)) << *running.get().not_ready();
   Client client(running.get().port(), {80});
-  const v1::InterceptMessage lease = client.read();
+  const v1::InterceptMessage lease = client.read_lease();
   Descriptor accepted;
   talk(client, source_of(lease.lease(), net::Family::ipv4), listener.socket, listener.endpoint,
        accepted);
@@ -616,16 +621,17 @@ TEST_F(InterceptNetwork, StartErrorsSayWhatToDo) {
       return error.what();
     }
   };
-  Options options{.listen = {"127.0.0.1", {}},
-                  .interface = "away",
-                  .targets = {{80, *net::Endpoint::parse("10.99.0.2:80")}},
-                  .source_ports = {10000, 12000}};
+  Options options{
+      .listen = {"127.0.0.1", {}},
+      .interface = "away",
+      .source_ports = {10000, 12000},
+      .live = {.targets = {{80, *net::Endpoint::parse("10.99.0.2:80")}}, .sidecars = {}}};
   EXPECT_EQ(error_of(options).substr(0, 37), "--interface away does not exist; ther");
   options.interface = "here";
   options.listen.port = {11000};
   EXPECT_EQ(error_of(options), "the port of --listen is one of --source-ports: choose another");
 
-  Running running(options.targets);
+  Running running(options.live.targets);
   options.listen.port = running.get().port();
   EXPECT_NE(error_of(options).find(" is taken"), std::string::npos) << error_of(options);
   EXPECT_TRUE(table_stands()) << "the one that runs keeps its rules";

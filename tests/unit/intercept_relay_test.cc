@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "intercept/relay.h"
+#include "intercept/status.h"
 #include "tests/unit/tcp_packets.h"
 
 namespace trafficmirror::intercept {
@@ -29,11 +30,13 @@ struct FakeDownlink : Downlink {
     batch.clear();
   }
   void lease_changed() override { ++lease_changes; }
+  void configuration_changed() override { ++configuration_changes; }
   void drain() override { drained = true; }
   void end(const std::string& reason) override { ended = reason; }
 
   std::vector<std::string> batches;
   int lease_changes = 0;
+  int configuration_changes = 0;
   bool drained = false;
   std::string ended;
 };
@@ -43,7 +46,7 @@ class RelayTest : public testing::Test {
  protected:
   static constexpr uint32_t seed = 1000;
 
-  RelayTest() { set_path(own, 1500); }
+  explicit RelayTest(Relay::Targets is = Relay::Targets::fixed) : kind(is) { set_path(own, 1500); }
 
   void set_path(const char* address, uint32_t mtu) {
     relay.set_paths({Path{*net::IpAddress::parse(address), mtu}});
@@ -66,9 +69,9 @@ class RelayTest : public testing::Test {
     arrive({packet(shadow, from(10000), {5, seed + 1, syn_ack, ""})});
     sent.clear();
   }
-  StreamId open() { return std::get<StreamId>(relay.open(http, downlink)); }
+  StreamId open() { return std::get<StreamId>(relay.open("pod-1", http, downlink)); }
   Denial denied(std::vector<uint16_t> ports) {
-    return std::get<Denial>(relay.open(ports, downlink));
+    return std::get<Denial>(relay.open("pod-1", ports, downlink));
   }
   uint64_t refused(Refusal refusal) {
     return counters.refused_packets[static_cast<size_t>(refusal)];
@@ -77,13 +80,12 @@ class RelayTest : public testing::Test {
     return counters.sessions_reset[static_cast<size_t>(reason)];
   }
 
+  const Relay::Targets kind;
   Counters counters;
   std::string sent;
-  Relay relay{{10000, 32767},
-              {{80, *net::Endpoint::parse(shadow)}},
-              seed,
-              [this](std::string_view packets) { sent += packets; },
-              counters};
+  Relay relay{{10000, 32767}, {{80, *net::Endpoint::parse(shadow)}},
+              seed,           [this](std::string_view packets) { sent += packets; },
+              counters,       kind};
   Relay::Clock::time_point now{std::chrono::hours(1)};
   std::shared_ptr<FakeDownlink> downlink = std::make_shared<FakeDownlink>();
 };
@@ -201,7 +203,7 @@ TEST_F(RelayTest, HeadersGoToTheirStreamWithoutPayload) {
   prove();
   const StreamId stream = open();
   auto other = std::make_shared<FakeDownlink>();
-  const StreamId second = std::get<StreamId>(relay.open(http, other));
+  const StreamId second = std::get<StreamId>(relay.open("pod-1", http, other));
   relay.packets(stream, packet(from(10001), shadow, {1, 0, syn, ""}));
   relay.packets(second, packet(from(11025), shadow, {1, 0, syn, ""}));
 
@@ -285,11 +287,192 @@ TEST_F(RelayTest, AnObstacleStopsEverythingNew) {
   EXPECT_EQ(relay.not_ready(), std::nullopt);
 }
 
+// A relay whose targets come and go.
+class LiveRelayTest : public RelayTest {
+ protected:
+  static constexpr const char* second = "10.0.0.6:8080";
+  LiveRelayTest() : RelayTest(Relay::Targets::changing) {}
+
+  static Target target(const std::string& endpoint, uint16_t port = 80) {
+    return {port, *net::Endpoint::parse(endpoint)};
+  }
+  void set_targets(const std::vector<Target>& targets) {
+    relay.set_targets(targets);
+    relay.set_paths(std::vector<std::variant<Path, std::string>>(
+        relay.endpoints().size(), Path{*net::IpAddress::parse(own), 1500}));
+  }
+  std::vector<std::string> leased_targets(StreamId stream) {
+    std::vector<std::string> targets;
+    for (const auto& leased : relay.lease(stream).targets)
+      targets.push_back(leased.target.endpoint.to_string());
+    return targets;
+  }
+};
+
+TEST_F(LiveRelayTest, ANewTargetIsLeasedOnceItIsProven) {
+  prove();
+  const StreamId stream = open();
+  set_targets({target(shadow), target(second)});
+  EXPECT_EQ(leased_targets(stream), std::vector{shadow});
+  const int changes = downlink->lease_changes;
+
+  relay.prove(now);
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10000 > 10.0.0.6:8080 SYN seq 66536 ack 0 len 0"}))
+      << "the path to the other one is proven already";
+  arrive({packet(second, from(10000), {5, 66537, syn_ack, ""})});
+  EXPECT_EQ(leased_targets(stream), (std::vector<std::string>{shadow, second}));
+  EXPECT_EQ(downlink->lease_changes, changes + 1);
+  EXPECT_EQ(downlink->ended, "");
+  sent.clear();
+  relay.packets(stream, packet(from(10001), second, {1, 0, syn, ""}));
+  EXPECT_EQ(injected().size(), 1u);
+}
+
+TEST_F(LiveRelayTest, ATargetThatWentMayBeEndedAndNotBegun) {
+  prove();
+  const StreamId stream = open();
+  relay.packets(stream, packet(from(10001), shadow, {1, 0, syn, ""}));
+  set_targets({});
+  EXPECT_EQ(leased_targets(stream), std::vector<std::string>{});
+  EXPECT_EQ(downlink->lease_changes, 1);
+  EXPECT_EQ(downlink->ended, "");
+  sent.clear();
+
+  relay.packets(stream, packet(from(10001), shadow, {2, 0, {.rst = true}, ""}));
+  EXPECT_EQ(injected().size(), 1u) << "the session's end";
+  relay.packets(stream, packet(from(10002), shadow, {1, 0, syn, ""}));
+  EXPECT_EQ(injected().size(), 0u);
+  EXPECT_EQ(refused(Refusal::target), 1u);
+}
+
+TEST_F(LiveRelayTest, WithoutATargetStreamsAreServedAndWait) {
+  set_targets({});
+  EXPECT_EQ(relay.not_ready(), std::nullopt);
+  const StreamId stream = open();
+  EXPECT_TRUE(relay.lease(stream).targets.empty());
+  EXPECT_FALSE(relay.lease(stream).ports.empty());
+
+  // The target of another port does not matter to it.
+  set_targets({target(second, 81)});
+  EXPECT_NE(relay.not_ready(), std::nullopt);
+  open();
+  EXPECT_EQ(denied({81}).kind, Denial::Kind::unavailable) << "it has one, and it is not proven";
+}
+
+TEST_F(LiveRelayTest, StreamsThatAreThereWaitForTheNewTargetsProof) {
+  prove();
+  open();
+  set_targets({target(second)});
+  for (int i = 0; i < 5; ++i) relay.prove(now + i * PathProof::interval);
+  EXPECT_EQ(downlink->ended, "");
+}
+
+TEST_F(LiveRelayTest, ConnectionsKeepTheirTargetsWhateverComes) {
+  prove();
+  const StreamId stream = open();
+  relay.packets(stream, packet(from(10001), shadow, {1, 0, syn, ""}));
+  // As many others as would take its place, had it been given away.
+  for (int i = 1; i < 9; ++i) set_targets({target("10.0.9." + std::to_string(i) + ":80")});
+  sent.clear();
+  relay.close(stream);
+  EXPECT_EQ(injected(),
+            (std::vector<std::string>{"10.0.1.2:10001 > 10.0.0.5:8080 RST seq 2 ack 0 len 0",
+                                      "10.0.1.2:10001 > 10.0.0.5:8080 RST seq 1 ack 0 len 0"}));
+}
+
+TEST_F(LiveRelayTest, TheOwnAddressStaysWhileItServes) {
+  prove();
+  const StreamId stream = open();
+  relay.set_targets({target("10.0.0.1:80"), target(shadow)});
+  // The new one, which is first in their order, would be reached from another address.
+  relay.set_paths(
+      {Path{*net::IpAddress::parse("10.0.7.7"), 1500}, Path{*net::IpAddress::parse(own), 1500}});
+  EXPECT_EQ(downlink->ended, "");
+  EXPECT_EQ(relay.lease(stream).sources, std::vector{*net::IpAddress::parse(own)});
+}
+
+TEST_F(LiveRelayTest, WhatSidecarsAreToldChangesWhileTheyAreThere) {
+  prove();
+  open();
+  relay.configure({});
+  EXPECT_EQ(downlink->configuration_changes, 0) << "nothing new";
+  const SidecarConfiguration tenth{.limits = {.percent = 10.0, .max_sessions = {}}};
+  relay.configure(tenth);
+  EXPECT_EQ(downlink->configuration_changes, 1);
+  EXPECT_EQ(relay.configuration(), tenth);
+}
+
+TEST_F(LiveRelayTest, ASidecarThatIsToEndNeedsNoTarget) {
+  EXPECT_EQ(denied({80}).kind, Denial::Kind::unavailable);
+  relay.configure({.limits = {}, .stop = true});
+  EXPECT_EQ(relay.not_ready(), std::nullopt);
+  open();
+}
+
+TEST_F(RelayTest, TheStatusSaysWhatIsProvenAndWhatIsNot) {
+  const std::string reason = *relay.not_ready();
+  EXPECT_EQ(
+      to_json(relay.status()),
+      R"({"message":")" + reason + R"(","ready":false,"reply_path":[{"message":")" + reason +
+          R"(","target":"80=10.0.0.5:8080","verified":false}],"sidecars":[],)" +
+          R"("totals":{"closed":{},"exchanges":0,"sessions":0,"sessions_opened":0,"shed":{}}})");
+  prove();
+  const auto status = relay.status();
+  EXPECT_EQ(status.not_ready, std::nullopt);
+  EXPECT_EQ(status.targets[0].second, std::nullopt);
+}
+
+TEST_F(RelayTest, CountsOfASidecarAreSummedOverItsStreamsAndKeptInTheTotals) {
+  prove();
+  const StreamId one = open(), two = open();
+  const auto other = std::get<StreamId>(relay.open("pod-2", http, downlink));
+  const auto counts = [](uint64_t n) {
+    SidecarCounts all;
+    all.sessions = all.sessions_opened = all.exchanges = n;
+    all.closed["finished"] = n;
+    all.shed["sampled"] = n;
+    return all;
+  };
+  relay.counted(one, counts(1));
+  relay.counted(one, counts(2));
+  relay.counted(two, counts(4));
+  relay.counted(other, counts(8));
+  auto status = relay.status();
+  SidecarCounts of_pod_1 = counts(7);
+  of_pod_1.sessions = 6;  // what each said last
+  EXPECT_EQ(status.sidecars["pod-1"], of_pod_1);
+  EXPECT_EQ(status.sidecars["pod-2"], counts(8));
+  SidecarCounts totals = counts(15);
+  totals.sessions = 14;
+  EXPECT_EQ(status.totals, totals);
+
+  relay.close(one);
+  relay.close(two);
+  status = relay.status();
+  EXPECT_EQ(status.sidecars.size(), 1U);
+  totals.sessions = 8;
+  EXPECT_EQ(status.totals, totals) << "they never run back";
+}
+
+TEST_F(RelayTest, ReasonsThatASidecarMakesUpAreBounded) {
+  prove();
+  const StreamId stream = open();
+  for (int i = 0; i < 1000; ++i) {
+    SidecarCounts counts;
+    counts.shed[std::to_string(i)] = 1;
+    relay.counted(stream, counts);
+  }
+  const auto shed = relay.status().totals.shed;
+  EXPECT_EQ(shed.size(), 65U);
+  EXPECT_EQ(shed.at("other"), 936U);
+}
+
 TEST_F(RelayTest, WhenNoPortIsLeftTheReasonIsPlain) {
   prove();
   std::vector<StreamId> streams;
-  for (auto opened = relay.open(http, downlink); std::holds_alternative<StreamId>(opened);
-       opened = relay.open(http, downlink))
+  for (auto opened = relay.open("pod-1", http, downlink); std::holds_alternative<StreamId>(opened);
+       opened = relay.open("pod-1", http, downlink))
     streams.push_back(std::get<StreamId>(opened));
   EXPECT_EQ(streams.size(), 23u);
   EXPECT_EQ(denied({80}).reason,

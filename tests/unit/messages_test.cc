@@ -1,5 +1,7 @@
 #include "sidecar/uplink/messages.h"
 
+#include <cmath>
+
 #include <gtest/gtest.h>
 
 #include "tests/unit/tcp_packets.h"
@@ -80,6 +82,27 @@ TEST(Lease, ThatMakesNoSenseIsNone) {
   v1::Lease many;
   for (int i = 0; i < 1025; ++i) add_source(many, ipv4, 10, 20);
   EXPECT_FALSE(to_lease(many)) << "no intercept has so many ranges";
+}
+
+TEST(Limits, AreReadWithinTheirBounds) {
+  v1::Configuration message;
+  EXPECT_EQ(to_limits(message), program::Limits{}) << "all is left to the flags";
+  message.set_percent(0.1);
+  message.set_max_sessions(1);
+  message.set_memory_limit(1 << 20);
+  EXPECT_EQ(to_limits(message), (program::Limits{0.1, 1, 1 << 20}));
+
+  const auto holds = [&](auto change) {
+    v1::Configuration changed = message;
+    change(changed);
+    return to_limits(changed).has_value();
+  };
+  EXPECT_TRUE(holds([](auto& m) { m.set_percent(100); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_percent(100.1); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_percent(0.09); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_percent(std::nan("")); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_max_sessions(0); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_memory_limit((1 << 20) - 1); }));
 }
 
 TEST(Headers, StandOneBehindTheOther) {

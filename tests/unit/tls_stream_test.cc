@@ -67,16 +67,14 @@ class Log {
 };
 
 // What a stream runs into, as seen by its sidecar.
-using End = std::variant<session::Lease, uplink::Headers, uplink::StreamLost>;
-
-End next(Uplink& sidecar) {
+uplink::Event next(Uplink& sidecar) {
   const auto deadline = Uplink::Clock::now() + patience;
   while (Uplink::Clock::now() < deadline) {
     sidecar.run(Uplink::Clock::now());
     pollfd events{sidecar.descriptor(), POLLIN, 0};
     ::poll(&events, 1, 20);
-    auto taken = sidecar.take_events();
-    if (!taken.empty()) return std::move(taken.front());
+    for (uplink::Event& event : sidecar.take_events())
+      if (!std::holds_alternative<uplink::Configuration>(event)) return std::move(event);
   }
   return uplink::StreamLost{"nothing came"};
 }
@@ -92,7 +90,7 @@ Uplink::Options to(net::Port port, std::shared_ptr<program::Tls> tls) {
 // Nothing where the sidecar gets a stream, otherwise why not.
 std::string refusal(net::Port port, std::shared_ptr<program::Tls> tls) {
   Uplink sidecar(to(port, std::move(tls)));
-  const End end = next(sidecar);
+  const uplink::Event end = next(sidecar);
   const auto* lost = std::get_if<uplink::StreamLost>(&end);
   return lost == nullptr ? "" : lost->reason;
 }
@@ -166,7 +164,7 @@ class TlsStream : public testing::Test {
   std::optional<intercept::Service> service;
 };
 
-uint16_t leased_port(const End& end) {
+uint16_t leased_port(const uplink::Event& end) {
   const auto* lease = std::get_if<session::Lease>(&end);
   return lease == nullptr ? uint16_t{0} : lease->sources.at(0).first.number;
 }

@@ -73,6 +73,7 @@ class Intercept final : public v1::Mirror::Service {
   // To be read inside of wait_for(), or when the stream has ended.
   v1::Hello hello;
   std::string packets_;
+  std::vector<v1::Statistics> statistics;
   bool asked_for_ports = false;
   bool ended = false;
 
@@ -95,6 +96,7 @@ class Intercept final : public v1::Mirror::Service {
       if (!stream->Read(&message)) break;
       const std::lock_guard lock(mutex_);
       if (message.has_packets()) packets_ += message.packets().packets();
+      if (message.has_statistics()) statistics.push_back(message.statistics());
       if (message.has_more_source_ports()) asked_for_ports = true;
       changed_.notify_all();
       if (message.has_packets() && message.packets().packets() == "echo") {
@@ -249,6 +251,87 @@ TEST(Uplink, EndsAStreamWhoseLeaseMakesNoSense) {
   Uplink uplink(options_for(intercept.port()));
   EXPECT_TRUE(next<StreamLost>(uplink));
   EXPECT_EQ(uplink.counters().streams, 0U);
+}
+
+TEST(Uplink, HandsOverWhatTheConfigurationSays) {
+  v1::InterceptMessage message;
+  message.mutable_configuration()->set_percent(12.5);
+  Intercept intercept(message);
+  Uplink uplink(options_for(intercept.port()));
+  const auto configuration = next<Configuration>(uplink);
+  ASSERT_TRUE(configuration);
+  EXPECT_EQ(configuration->limits, (program::Limits{12.5, {}, 0}));
+}
+
+TEST(Uplink, EndsAStreamWhoseConfigurationMakesNoSense) {
+  v1::InterceptMessage message;
+  message.mutable_configuration()->set_percent(-1);
+  Intercept intercept(message);
+  Uplink uplink(options_for(intercept.port()));
+  EXPECT_TRUE(next<StreamLost>(uplink));
+}
+
+TEST(Uplink, ADrainEndsTheStreamOrTheProgram) {
+  v1::InterceptMessage message;
+  message.mutable_drain();
+  {
+    Intercept intercept(message);
+    Uplink uplink(options_for(intercept.port()));
+    const auto lost = next<StreamLost>(uplink);
+    ASSERT_TRUE(lost);
+    EXPECT_EQ(lost->reason, "the intercept is ending");
+  }
+  message.mutable_drain()->set_end(true);
+  Intercept intercept(message);
+  Uplink uplink(options_for(intercept.port()));
+  EXPECT_TRUE(next<Stop>(uplink));
+}
+
+TEST(Uplink, ReportsWhatWasCountedBehindThePackets) {
+  Intercept intercept;
+  Uplink uplink(options_for(intercept.port()));
+  session::Counters counters;
+  EXPECT_FALSE(uplink.report(counters)) << "there is no stream";
+  ASSERT_TRUE(next<session::Lease>(uplink));
+  counters.active = 3;
+  counters.opened = 7;
+  counters.exchanges = 20;
+  counters[session::CloseReason::finished] = 4;
+  counters[session::ShedReason::sampled] = 9;
+  intercept.pause_reading(true);
+  while (!uplink.full()) uplink.send(std::string(64 << 10, 'x'));
+  EXPECT_TRUE(uplink.report(counters));
+  EXPECT_FALSE(uplink.report(counters)) << "the one before still waits";
+  intercept.pause_reading(false);
+  EXPECT_TRUE(intercept.wait_for([&] { return intercept.statistics.size() == 1; }));
+  const v1::Statistics& got = intercept.statistics[0];
+  EXPECT_EQ(got.sessions(), 3U);
+  EXPECT_EQ(got.sessions_opened(), 7U);
+  EXPECT_EQ(got.exchanges(), 20U);
+  EXPECT_EQ(got.sessions_closed_size(), 1);
+  EXPECT_EQ(got.sessions_closed().at("finished"), 4U);
+  EXPECT_EQ(got.shed_size(), 1);
+  EXPECT_EQ(got.shed().at("sampled"), 9U);
+  EXPECT_TRUE(uplink.report(counters));
+}
+
+TEST(Counters, SinceIsTheDifferenceOfWhatOnlyGrows) {
+  session::Counters before;
+  before.opened = 5;
+  before[session::CloseReason::finished] = 2;
+  before[session::ShedReason::no_stream] = 1;
+  before.active = 3;
+  session::Counters now = before;
+  now.opened = 6;
+  now[session::CloseReason::finished] = 3;
+  now[session::ShedReason::no_stream] = 5;
+  now.exchanges = 8;
+  const session::Counters since = now.since(before);
+  EXPECT_EQ(since.opened, 1U);
+  EXPECT_EQ(since[session::CloseReason::finished], 1U);
+  EXPECT_EQ(since[session::ShedReason::no_stream], 4U);
+  EXPECT_EQ(since.exchanges, 8U);
+  EXPECT_EQ(since.active, 3U);
 }
 
 TEST(Uplink, ThatNeverGotAStreamFinishesAtOnce) {

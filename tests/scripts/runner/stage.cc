@@ -19,7 +19,7 @@ session::Engine::Options engine_options(const Script& script) {
   };
   session::Engine::Options options;
   options.ports = {net::Port{production_port}};
-  options.memory_limit = value("memory-limit", options.memory_limit);
+  options.limits.memory = value("memory-limit", options.limits.memory);
   options.idle_timeout = std::chrono::seconds(value("idle-timeout", 600));
   options.response_timeout = std::chrono::seconds(value("response-timeout", 60));
   return options;
@@ -143,6 +143,10 @@ void Stage::perform_event(const Line& line) {
     engine_.set_uplink_full(false);
   } else if (what == "drain") {
     engine_.drain(now_);
+  } else if (what == "limits") {
+    engine_.set_limits(now_, limits(line));
+  } else if (what == "forget") {
+    engine_.forget_flows();
   } else if (what == "idle-flow" || what == "likely-idle-flow") {
     engine_.on_idle_flow(
         now_, {endpoint(client_address, first_client_port), endpoint("10.1.0.1", production_port)},
@@ -151,6 +155,24 @@ void Stage::perform_event(const Line& line) {
     throw std::runtime_error("line " + std::to_string(line.number) + ": '" + what +
                              "' is no event");
   }
+}
+
+session::Limits Stage::limits(const Line& line) {
+  session::Limits limits;
+  for (size_t i = 1; i + 1 < line.words.size(); i += 2) {
+    const std::string& name = line.words[i];
+    const double value = std::stod(line.words[i + 1]);
+    if (name == "percent")
+      limits.percent = value;
+    else if (name == "sessions")
+      limits.sessions = static_cast<uint64_t>(value);
+    else if (name == "memory")
+      limits.memory = static_cast<uint64_t>(value);
+    else
+      throw std::runtime_error("line " + std::to_string(line.number) + ": '" + name +
+                               "' is no limit");
+  }
+  return limits;
 }
 
 void Stage::perform_packet(const Line& line) {

@@ -48,6 +48,7 @@ class Stage : public session::SegmentSink {
   void perform_packet(const Line& line);
   void run();
   session::Lease lease() const;
+  static session::Limits limits(const Line& line);
   uint8_t byte_at(uint32_t sequence) const;
   std::string setting(const std::string& name, const std::string& otherwise) const;
   bool matches(const Line& line, const Output& output) const;

@@ -1,0 +1,38 @@
+// What sidecars say that they have counted: sums of the differences that come up their streams.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace trafficmirror::intercept {
+
+struct SidecarCounts {
+  uint64_t sessions = 0;  // open now
+  uint64_t sessions_opened = 0;
+  uint64_t exchanges = 0;
+  std::map<std::string, uint64_t> closed;  // sessions, by reason
+  std::map<std::string, uint64_t> shed;    // by reason
+
+  // Adds what was counted since; `sessions` is no sum and stays.
+  void add(const SidecarCounts& since) {
+    sessions_opened += since.sessions_opened;
+    exchanges += since.exchanges;
+    add(closed, since.closed);
+    add(shed, since.shed);
+  }
+
+  bool operator==(const SidecarCounts&) const = default;
+
+ private:
+  // A sidecar knows fewer reasons, but what it calls them is up to it.
+  static constexpr size_t most_reasons = 64;
+
+  static void add(std::map<std::string, uint64_t>& to,
+                  const std::map<std::string, uint64_t>& what) {
+    for (const auto& [reason, count] : what)
+      to[to.contains(reason) || to.size() < most_reasons ? reason : "other"] += count;
+  }
+};
+
+}  // namespace trafficmirror::intercept

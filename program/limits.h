@@ -1,0 +1,35 @@
+// How much of production's traffic is mirrored, and what that may take. The sidecar has flags for
+// it; the intercept has the same ones, and what it is told goes for all of its sidecars.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace CLI {  // NOLINT(readability-identifier-naming): CLI11 chose the name
+class App;
+}  // namespace CLI
+
+namespace trafficmirror::program {
+
+// What is not there is left to somebody else.
+struct Limits {
+  std::optional<double> percent;  // of the connections
+  std::optional<uint32_t> max_sessions;
+  uint64_t memory = 0;  // bytes that sessions may hold; 0: not there
+
+  bool operator==(const Limits&) const = default;
+
+  // These, and where one is not there that of `others`.
+  Limits over(const Limits& others) const;
+};
+
+inline constexpr double least_percent = 0.1;
+inline constexpr uint64_t least_memory = 1 << 20;
+
+// Whether what is there is within its bounds.
+bool within_bounds(const Limits& limits);
+
+// --percent, --max-sessions and --memory-limit.
+void add_limit_flags(CLI::App& app, Limits& limits);
+
+}  // namespace trafficmirror::program

@@ -1,0 +1,195 @@
+"""What an intercept is told while it runs, by its file, and through it its sidecars."""
+
+import json
+import os
+import time
+
+import labtest
+from lab import INTERCEPT_HTTP, SIDECAR_HTTP, Lab, endpoint, metrics, wait_until
+
+
+class Configuration(labtest.LabTest):
+    def setUp(self):
+        hosts = (*Lab.HOSTS, "second")
+        self.lab = lab = self.enterContext(Lab(hosts))
+        self.production, self.shadow = lab.nginx(lab.production), lab.nginx(lab.shadow)
+        self.target = self.target_at(lab.shadow)
+
+    def target_at(self, host):
+        return f"80={endpoint(host.ipv4, 80)}"
+
+    def write(self, **configuration):
+        """Replaces the file as a whole, as kubelet does."""
+        path = self.lab.path("intercept.yaml")
+        with open(path + ".new", "w") as file:
+            for key, value in configuration.items():
+                file.write(f"{key.replace('_', '-')}: {json.dumps(value)}\n")
+        os.replace(path + ".new", path)
+        return path
+
+    def start(self, sidecar=None, **configuration):
+        self.intercept = self.lab.start_intercept(config=self.write(**configuration))
+        self.sidecar = self.lab.start_sidecar(port=80, **(sidecar or {}))
+
+    def metrics(self):
+        return metrics(self.lab.production, SIDECAR_HTTP)
+
+    def shed(self, reason):
+        return self.metrics().total("trafficmirror_shed_total", reason=reason)
+
+    def configurations(self, result):
+        counted = metrics(self.lab.intercept, INTERCEPT_HTTP)
+        return counted.total("trafficmirror_configurations_total", result=result)
+
+    def take(self, **configuration):
+        """Writes it and waits until the intercept has it."""
+        before = self.configurations("taken")
+        self.write(**configuration)
+        wait_until(lambda: self.configurations("taken") > before, "the file is read")
+
+    def status(self):
+        code, text = self.lab.intercept.get(INTERCEPT_HTTP, "/status")
+        self.assertEqual(code, 200)
+        return json.loads(text)
+
+    def load(self, name, **options):
+        load = {"rate": 200, "seconds": 2, "connections": 10, "mode": "close", **options}
+        return self.lab.load(name, endpoint(self.lab.production.ipv4, 80), **load)
+
+    def told(self, words):
+        wait_until(lambda: words in self.sidecar.output(), f"the sidecar says: {words}")
+
+    def test_targets_come_and_go(self):
+        lab = self.lab
+        second = lab.nginx(lab.second)
+        self.start(target=[])
+        self.assertEqual(self.status()["reply_path"], [])
+        first = self.load("none").finish()
+        self.assert_served(first)
+        self.assertEqual(self.shed("no_target"), first["requests"])
+
+        kept = self.load("kept", mode="keepalive", seconds=60)
+        self.take(target=[self.target])
+        wait_until(lambda: self.shadow.ids(), "requests at the first target")
+        self.take(target=[self.target_at(lab.second)])
+        wait_until(lambda: second.ids(), "requests at the second target")
+        served = len(self.shadow.ids())
+        self.assert_served(kept.stop())
+        self.assertEqual(len(self.shadow.ids()), served, "the first target is gone")
+        counted = self.metrics()
+        self.assertEqual(counted.total("trafficmirror_streams_total"), 1)
+        closed = counted.by("trafficmirror_sessions_closed_total", "reason")
+        self.assertEqual(closed["target_gone"], 10)
+
+    def test_limits(self):
+        self.start(target=[self.target], sidecar={"percent": 50})
+        self.assert_served(self.load("half").finish())
+        half = self.metrics()
+        opened = half.total("trafficmirror_sessions_opened_total")
+        self.assertEqual(opened + self.shed("sampled"), 400)
+        self.assertGreater(opened, 100)
+        self.assertLess(opened, 300)
+
+        # What comes down the stream goes before the flag.
+        self.take(target=[self.target], percent=100, max_sessions=3, memory_limit="2Mi")
+        self.told("100 % of the connections, 3 sessions at most, 2097152 bytes")
+        self.assert_served(self.load("limited", mode="keepalive", connections=10).finish())
+        counted = self.metrics()
+        self.assertEqual(counted.total("trafficmirror_sessions_opened_total"), opened + 3)
+        self.assertGreaterEqual(self.shed("session_limit"), 7)
+        self.assertEqual(self.shed("sampled"), half.total("trafficmirror_shed_total", reason="sampled"))
+
+        # And what it no longer says is the flag's again.
+        self.take(target=[self.target])
+        self.assert_served(self.load("again").finish())
+        self.assertGreater(self.shed("sampled"), counted.total("trafficmirror_shed_total", reason="sampled"))
+
+    def test_a_wrong_file_changes_nothing(self):
+        self.start(target=[self.target])
+        self.write(target=[self.target], percent=0)
+        wait_until(lambda: self.configurations("refused") == 1, "the file is refused")
+        self.assertIn(
+            "percent 0: is no percentage; write a number from 0.1 to 100; what was read before "
+            "stays in use",
+            self.intercept.output(),
+        )
+        self.assert_served(self.load("on").finish())
+        self.assertEqual(labtest.unmirrored(self.metrics()), 0)
+        self.assertEqual(self.configurations("refused"), 1)
+
+    def test_status(self):
+        self.start(target=[self.target])
+        self.assert_served(self.load("counted").finish())
+        name = self.status()["sidecars"][0]["name"]
+
+        def all_there():
+            return self.status()["totals"]["exchanges"] == 400 and not self.status()["totals"]["sessions"]
+
+        wait_until(all_there, lambda: f"400 exchanges: {self.status()}")
+        counts = {"sessions": 0, "sessions_opened": 400, "exchanges": 400, "shed": {}}
+        counts["closed"] = {"finished": 400}
+        path = [{"target": self.target, "verified": True, "message": ""}]
+        expected = {"ready": True, "message": "", "reply_path": path, "totals": counts}
+        self.assertEqual(self.status(), {**expected, "sidecars": [{"name": name, **counts}]})
+
+        # The sidecar goes, its counts stay.
+        self.assertEqual(self.sidecar.stop(), 0)
+        wait_until(lambda: not self.status()["sidecars"], "its stream has ended")
+        self.assertEqual(self.status(), {**expected, "sidecars": []})
+
+    def test_status_says_why_it_is_not_ready(self):
+        lab = self.lab
+        path = self.write(target=["80=10.99.99.99:80"])
+        lab.start_intercept(ready=False, config=path)
+        wait_until(lambda: lab.intercept.get(INTERCEPT_HTTP, "/healthz")[0] == 200, "/healthz")
+        status = wait_until(
+            lambda: "no answer" in self.status()["message"] and self.status(), self.status
+        )
+        self.assertFalse(status["ready"])
+        self.assertFalse(status["reply_path"][0]["verified"])
+        self.assertEqual(status["reply_path"][0]["message"], status["message"])
+
+    def test_stopped_over_the_stream(self):
+        self.start(target=[self.target])
+        load = self.load("kept", mode="keepalive", seconds=60)
+        wait_until(lambda: self.shadow.ids(), "requests at the shadow")
+        self.take(target=[], stop_sidecars=True)
+        self.assertEqual(self.sidecar.wait(10), 0, self.sidecar.output())
+        self.assert_served(load.stop())
+        self.assertIn("the intercept says that this sidecar is to end", self.sidecar.output())
+        counted = metrics(self.lab.intercept, INTERCEPT_HTTP)
+        self.assertEqual(counted.total("trafficmirror_sessions_reset_total"), 0, "it did not itself")
+        # One that comes later is told so too, whatever the state of the targets.
+        again = self.lab.start_sidecar(ready=False, port=80)
+        self.assertEqual(again.wait(10), 0, again.output())
+        # And none, once this is over.
+        self.take(target=[self.target])
+        self.lab.start_sidecar(port=80)
+
+    def test_gives_up_without_a_stream(self):
+        sidecar = self.lab.start_sidecar(ready=False, port=80, give_up_after="2s")
+        began = time.monotonic()
+        self.assertEqual(sidecar.wait(15), 0, sidecar.output())
+        self.assertGreater(time.monotonic() - began, 1)
+        self.assertIn("no stream for 2 s (--give-up-after): ending", sidecar.output())
+
+    def test_nothing_is_captured_for_nobody(self):
+        lab = self.lab
+
+        def capture_sockets():
+            return lab.production.run(["ss", "-0", "-H"]).stdout
+
+        self.start(target=[self.target])
+        self.assertIn("eth0", capture_sockets())
+        self.intercept.stop()
+        wait_until(lambda: not capture_sockets(), "the capture's end", 20)
+        self.assertIn("no stream to the intercept", lab.production.get(SIDECAR_HTTP, "/readyz")[1])
+        load = self.load("kept", mode="keepalive", seconds=60)
+        lab.start_intercept(target=self.target)
+        wait_until(lambda: self.shadow.ids(), "requests at the shadow")
+        self.assertIn("eth0", capture_sockets())
+        self.assert_served(load.stop())
+
+
+if __name__ == "__main__":
+    labtest.main()
