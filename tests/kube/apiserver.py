@@ -92,6 +92,8 @@ class ApiServer:
         return False
 
     def _tear_down(self):
+        if hasattr(self, "client"):
+            self.client.close()
         for process in reversed(self._processes):
             with contextlib.suppress(LabError):
                 process.kill()
@@ -289,12 +291,12 @@ class ApiServer:
                            "automountServiceAccountToken": False})
         return name
 
-    def delete_namespace(self, name):
+    def delete_namespace(self, name, seconds=60):
         """As a cluster's controllers do it: deletes what is in it, and waits until finalizers let
         go of that."""
         self.client.delete("v1/namespaces", name)
         resources = []
-        for resource in self.client.listable_resources():
+        for resource in [*self.client.listable_resources(), "v1/events"]:
             group_version, plural = resource.rsplit("/", 1)
             for entry in self.client.resources_of(group_version):
                 if entry["name"] == plural and entry["namespaced"] and "delete" in entry["verbs"]:
@@ -307,7 +309,7 @@ class ApiServer:
                 self.client.delete(resource, thing, name, grace=0)
             return not left
 
-        wait_until(is_empty, f"the namespace {name} is not empty", 60, 0.2)
+        wait_until(is_empty, f"the namespace {name} is not empty", seconds, 0.2)
         thing = self.client.get("v1/namespaces", name)
         thing["spec"]["finalizers"] = []
         self.client.update(thing, "finalize")

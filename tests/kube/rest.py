@@ -4,6 +4,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import ssl
 import threading
 import time
@@ -52,6 +53,7 @@ class Client:
         self.context = context
         self.token = token
         self._local = threading.local()
+        self._connections = []
         self._resources = {}
 
     def connect(self, seconds=30.0):
@@ -60,6 +62,11 @@ class Client:
         return http.client.HTTPSConnection(
             self.host, self.port, timeout=seconds, context=self.context
         )
+
+    def close(self):
+        """No thread may ask any more."""
+        for connection in self._connections:
+            connection.close()
 
     def headers(self, content_type=None):
         headers = {"Accept": "application/json"}
@@ -78,6 +85,7 @@ class Client:
             fresh = connection is None
             if fresh:
                 connection = self._local.connection = self.connect()
+                self._connections.append(connection)
             try:
                 connection.request(method, path, data, headers)
                 answer = connection.getresponse()
@@ -241,15 +249,19 @@ class Watch:
             raise ApiError("GET", path, self._answer.status, body)
 
     def __iter__(self):
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException, AttributeError):
-            for line in self._answer:
-                event = json.loads(line)
-                yield event["type"], event["object"]
+        try:
+            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+                for line in self._answer:
+                    event = json.loads(line)
+                    yield event["type"], event["object"]
+        finally:
+            self._answer.close()
+            self._connection.close()
 
     def close(self):
         """From any thread."""
-        with contextlib.suppress(OSError):
-            self._connection.sock.shutdown(2)
+        with contextlib.suppress(OSError, AttributeError):
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 class Follower:
@@ -261,6 +273,7 @@ class Follower:
         self.objects = {resource: {} for resource in resources}
         self._client = client
         self._stopped = False
+        self._read = set()
         self._watches = {}
         self._threads = [
             threading.Thread(target=self._run, args=(resource,), daemon=True)
@@ -272,6 +285,19 @@ class Follower:
     def all(self, resource):
         """With the lock of `changed` held."""
         return list(self.objects[resource].values())
+
+    def has_all(self):
+        """Whether each resource has been read once."""
+        return self._read == self.objects.keys()
+
+    def put(self, resource, thing):
+        """What the server answered to a write, before the watch tells it."""
+        with self.changed:
+            self.objects[resource][key_of(thing)] = thing
+
+    def drop(self, resource, thing):
+        with self.changed:
+            self.objects[resource].pop(key_of(thing), None)
 
     def _run(self, resource):
         while not self._stopped:
@@ -302,6 +328,7 @@ class Follower:
     def _take_all(self, resource, items):
         with self.changed:
             self.objects[resource] = {key_of(thing): thing for thing in items}
+            self._read.add(resource)
             self.changed.notify_all()
 
     def stop(self):
