@@ -16,7 +16,8 @@ std::optional<Report> parse_report(const std::string& text) {
     for (const auto& sidecar : json.at("sidecars"))
       report.sidecars[sidecar.at("name")] += sidecar.at("sessions").get<uint64_t>();
     report.exchanges = json.at("totals").at("exchanges");
-    report.shed = json.at("totals").at("shed");
+    for (const auto& [reason, count] : json.at("totals").at("shed").items())
+      report.shed += count.get<uint64_t>();
     return report;
   } catch (const kube::Json::exception&) {
     return std::nullopt;

@@ -61,7 +61,7 @@ class FakeIntercept:
             "totals": {
                 "sessions": self.sessions * len(sidecars),
                 "exchanges": self.exchanges,
-                "shed": self.shed,
+                "shed": {"no_source_port": self.shed},
             },
         }
 
