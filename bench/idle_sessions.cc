@@ -44,10 +44,10 @@ class Shadow : public SegmentSink {
   std::vector<net::Packet> answers;
 };
 
-void deliver(Engine& engine, Shadow& shadow, Time now) {
+void deliver(Engine& engine, Stream& stream, Shadow& shadow, Time now) {
   do {
     const std::vector<net::Packet> answers = std::exchange(shadow.answers, {});
-    for (const net::Packet& answer : answers) engine.on_shadow(now, answer);
+    for (const net::Packet& answer : answers) engine.on_shadow(now, stream, answer);
     engine.run(now);
   } while (!shadow.answers.empty());
 }
@@ -59,7 +59,8 @@ int run(uint32_t sessions) {
   Engine::Options options;
   options.ports = {server.port};
   options.limits.memory = UINT64_MAX;
-  Engine engine(options, shadow);
+  Engine engine(options);
+  Stream& stream = engine.add_stream(0, shadow);
   Time now{std::chrono::seconds(1)};
   // As many source addresses as the sessions need ports of.
   Lease lease;
@@ -68,7 +69,7 @@ int run(uint32_t sessions) {
     lease.sources.push_back({net::IpAddress::from_ipv4(address), {10000}, {32767}});
   }
   lease.targets = {{server.port, *net::Endpoint::parse("10.2.0.1:8080"), 1500}};
-  engine.set_lease(now, lease);
+  engine.set_lease(now, stream, lease);
 
   const std::array<uint8_t, 100> request{};
   for (uint32_t i = 0; i < sessions; ++i) {
@@ -101,13 +102,13 @@ int run(uint32_t sessions) {
     answer.tcp.acknowledgment = SequenceNumber(1 + static_cast<uint32_t>(request.size()));
     answer.payload_length = 200;
     engine.on_production(now, answer);
-    deliver(engine, shadow, now);
+    deliver(engine, stream, shadow, now);
   }
   now += std::chrono::seconds(1);  // the delayed acknowledgments go out
   engine.run(now);
   shadow.answers = {};
 
-  const Counters& counters = engine.counters();
+  const Counters counters = engine.counters();
   const auto after = ::mallinfo2();
   const double allocated =
       static_cast<double>(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd);

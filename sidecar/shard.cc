@@ -45,7 +45,8 @@ void wait_until(uplink::Uplink::Clock::time_point time, std::span<pollfd> descri
 Shard::Shard(Options options)
     : options_(std::move(options)),
       rewriter_([this](std::string&& batch) { uplink_.send(std::move(batch)); }),
-      engine_(options_.engine, rewriter_),
+      engine_(options_.engine),
+      stream_(engine_.add_stream(0, rewriter_)),
       uplink_(options_.uplink) {
   configure({});
   open_capture();
@@ -77,7 +78,7 @@ void Shard::run(int stop_descriptor) {
     uplink_.run(now);
     rest_without_stream(now);
     if (capture_ ? waiting[2].revents != 0 : now >= reopen_at_) read_capture();
-    engine_.set_uplink_full(uplink_.full());
+    session::Engine::set_uplink_full(stream_, uplink_.full());
     engine_.run(now_);
     rewriter_.flush();
     if (now >= report_at_) report();
@@ -191,7 +192,7 @@ void Shard::take_uplink_events() {
                      options_.uplink.intercept.port.number);
       current_.stream_up = true;
       asked_for_ports_ = false;
-      engine_.set_lease(now_, *lease);
+      engine_.set_lease(now_, stream_, *lease);
       if (reopen_at_ == Clock::time_point::max()) {  // it was closed for want of a stream
         reopen_at_ = Clock::time_point::min();
         take_up_open_flows();
@@ -207,10 +208,11 @@ void Shard::take_uplink_events() {
                      options_.uplink.intercept.port.number, lost->reason, *held);
       current_.stream_up = false;
       current_.stream_problem = lost->reason;
-      engine_.stream_lost();
+      engine_.stream_lost(stream_);
     }
   }
-  if (current_.stream_up && !asked_for_ports_ && engine_.wants_more_source_ports()) {
+  if (current_.stream_up && !asked_for_ports_ &&
+      session::Engine::wants_more_source_ports(stream_)) {
     asked_for_ports_ = true;
     uplink_.ask_for_more_source_ports();
   }
@@ -218,7 +220,7 @@ void Shard::take_uplink_events() {
 
 void Shard::take_headers(std::string_view headers) {
   const bool whole = uplink::for_each_header(
-      headers, [&](const net::Packet& packet) { engine_.on_shadow(now_, packet); });
+      headers, [&](const net::Packet& packet) { engine_.on_shadow(now_, stream_, packet); });
   if (!whole)  // the intercept sends none such
     ++current_.unusable[static_cast<size_t>(Unusable::malformed)];
 }
@@ -241,8 +243,8 @@ void Shard::configure(const program::Limits& limits) {
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.
 void Shard::report() {
   report_at_ = Clock::now() + report_interval;
-  const session::Counters& counters = engine_.counters();
-  if (current_.stream_up && uplink_.report(counters.since(reported_))) reported_ = counters;
+  if (current_.stream_up && uplink_.report(engine_.unreported(stream_)))
+    engine_.set_reported(stream_);
 }
 
 // ---- what others see

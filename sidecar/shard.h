@@ -79,6 +79,7 @@ class Shard : private capture::PacketReceiver {
   const Options options_;
   rewrite::Rewriter rewriter_;
   session::Engine engine_;
+  session::Stream& stream_;
   uplink::Uplink uplink_;
   std::unique_ptr<capture::Capture> capture_;  // null while the interface is gone
   capture::CaptureCounters earlier_captures_;
@@ -87,7 +88,6 @@ class Shard : private capture::PacketReceiver {
   bool told_to_stop_ = false;
   Clock::time_point last_stream_;  // there was one then
   Clock::time_point report_at_;
-  session::Counters reported_;
   program::Limits limits_;  // in use
   session::Time now_;
   Published current_;

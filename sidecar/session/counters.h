@@ -72,15 +72,29 @@ struct Counters {
   // What was counted since; of what is now, such as `active`, what it is now.
   Counters since(const Counters& before) const {
     Counters difference = *this;
-    difference.opened -= before.opened;
-    for (size_t i = 0; i < closed.size(); ++i) difference.closed[i] -= before.closed[i];
-    for (size_t i = 0; i < shed.size(); ++i) difference.shed[i] -= before.shed[i];
-    difference.adopted -= before.adopted;
-    difference.exchanges -= before.exchanges;
-    difference.bytes_to_shadow -= before.bytes_to_shadow;
-    difference.bytes_from_shadow -= before.bytes_from_shadow;
-    difference.retransmits -= before.retransmits;
+    difference.for_each_sum(before, [](uint64_t& its, uint64_t others) { its -= others; });
     return difference;
+  }
+
+  void add(const Counters& other) {
+    for_each_sum(other, [](uint64_t& its, uint64_t others) { its += others; });
+    active += other.active;
+    flows += other.flows;
+    memory += other.memory;
+  }
+
+ private:
+  // All that only grows.
+  template <typename Do>
+  void for_each_sum(const Counters& other, Do&& change) {
+    change(opened, other.opened);
+    for (size_t i = 0; i < closed.size(); ++i) change(closed[i], other.closed[i]);
+    for (size_t i = 0; i < shed.size(); ++i) change(shed[i], other.shed[i]);
+    change(adopted, other.adopted);
+    change(exchanges, other.exchanges);
+    change(bytes_to_shadow, other.bytes_to_shadow);
+    change(bytes_from_shadow, other.bytes_from_shadow);
+    change(retransmits, other.retransmits);
   }
 };
 

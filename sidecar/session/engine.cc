@@ -37,6 +37,13 @@ bool begins_request(std::span<const uint8_t> bytes) {
                      [&](std::string_view method) { return text.starts_with(method); });
 }
 
+// Spreads what differs in a few bits over all of them (the last steps of splitmix64).
+uint64_t mixed(uint64_t value) {
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
+  return value ^ (value >> 31);
+}
+
 // The packet without the bytes from `end` on: production's server takes none behind a FIN.
 net::Packet cut_at(net::Packet packet, net::SequenceNumber end) {
   const auto most = static_cast<uint32_t>(std::max(end - packet.tcp.sequence, 0));
@@ -58,8 +65,7 @@ constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 
 }  // namespace
 
-Engine::Engine(Options options, SegmentSink& sink)
-    : options_(std::move(options)), sink_(sink), source_ports_(options_.seed) {
+Engine::Engine(Options options) : options_(std::move(options)) {
   set_limits(Time::min(), options_.limits);
 }
 
@@ -71,39 +77,63 @@ void Engine::set_limits(Time now, const Limits& limits) {
   shed_newest(now);
 }
 
-// ---- the stream
+// ---- the streams
 // ------------------------------------------------------------------------------------------------
 
-void Engine::set_lease(Time now, const Lease& lease) {
-  has_lease_ = true;
-  source_ports_.lease(lease.sources);
-  const std::vector<Lease::Target> before = std::exchange(targets_, lease.targets);
+Stream& Engine::add_stream(uint64_t identity, SegmentSink& sink) {
+  // No two of them begin with the same sequence numbers, though one has the identity of another.
+  const uint64_t seed = mixed(options_.seed + ++streams_added_);
+  const auto place = std::find(streams_.begin(), streams_.end(), nullptr);
+  const auto number = static_cast<uint16_t>(place - streams_.begin());
+  auto stream = std::make_unique<Stream>(number, identity, sink, seed);
+  if (place == streams_.end()) return *streams_.emplace_back(std::move(stream));
+  *place = std::move(stream);
+  return **place;
+}
+
+void Engine::remove_stream(Stream& stream) {
+  stream_lost(stream);
+  streams_[stream.number].reset();
+}
+
+void Engine::set_lease(Time now, Stream& stream, const Lease& lease) {
+  stream.has_lease = true;
+  stream.source_ports.lease(lease.sources);
+  std::vector<Lease::Target>& targets = stream.targets;
+  const std::vector<Lease::Target> before = std::exchange(targets, lease.targets);
   for (auto next = sessions_.begin(); next != sessions_.end();) {
     SessionEntry& entry = *next++;
+    if (entry.stream != stream.number) continue;
     const Lease::Target& its = before[entry.target];
-    const auto target = std::find_if(targets_.begin(), targets_.end(), [&](const auto& t) {
+    const auto target = std::find_if(targets.begin(), targets.end(), [&](const auto& t) {
       return t.endpoint == its.endpoint && t.production_port == its.production_port;
     });
-    if (target == targets_.end()) {
+    if (target == targets.end()) {
       // Its RST needs an address to go to until it is sent.
-      entry.target = static_cast<uint16_t>(targets_.size());
-      targets_.push_back(its);
+      entry.target = static_cast<uint16_t>(targets.size());
+      targets.push_back(its);
       close(now, entry, CloseReason::target_gone);
-      targets_.pop_back();
+      targets.pop_back();
     } else {
-      entry.target = static_cast<uint16_t>(target - targets_.begin());
+      entry.target = static_cast<uint16_t>(target - targets.begin());
       entry.session.connection().set_maximum_segment_size(maximum_segment_size(path_of(entry)));
     }
   }
 }
 
-void Engine::stream_lost() {
-  while (!sessions_.empty()) remove(Time::min(), sessions_.front(), CloseReason::stream_lost);
-  touched_.clear();
-  source_ports_.clear();
-  targets_.clear();
-  has_lease_ = false;
-  uplink_full_ = false;
+void Engine::stream_lost(Stream& stream) {
+  for (auto next = sessions_.begin(); next != sessions_.end();) {
+    SessionEntry& entry = *next++;
+    if (entry.stream == stream.number) remove(Time::min(), entry, CloseReason::stream_lost);
+  }
+  stream.touched.clear();
+  stream.source_ports.clear();
+  stream.targets.clear();
+  stream.has_lease = false;
+  stream.full = false;
+  // What its intercept could not be told any more is told to another.
+  counters_.add(std::exchange(stream.counters, {}));
+  reported_.add(std::exchange(stream.reported, {}));
 }
 
 void Engine::drain(Time now) {
@@ -140,7 +170,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   auto found = flows_.find(key);
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
-    if (packet.payload_length == 0 || source_ports_.contains(key.client) || !sampled(key)) return;
+    if (packet.payload_length == 0 || is_own(key.client) || !sampled(key)) return;
     if (!add_flow(now, key)) return;
     found = flows_.find(key);
   }
@@ -153,7 +183,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
 }
 
 void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet) {
-  if (source_ports_.contains(key.client)) {
+  if (is_own(key.client)) {
     // A target that leads back to production: each mirrored connection would be mirrored again,
     // without end.
     ++counters_[ShedReason::own_traffic];
@@ -177,7 +207,7 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 }
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
-  if (flows_.contains(key) || source_ports_.contains(key.client) || !sampled(key)) return;
+  if (flows_.contains(key) || is_own(key.client) || !sampled(key)) return;
   if (Flow* flow = add_flow(now, key)) flow->boundary = boundary;
 }
 
@@ -405,26 +435,61 @@ void Engine::on_flow_timer(Time now, Flow& flow) {
 // ---- sessions
 // --------------------------------------------------------------------------------------------------
 
-const Lease::Target* Engine::target_for(const net::FlowKey& key) const {
-  // Several targets share the sessions of a port; the flow's hash says which, so that a flow stays
-  // with its own.
+bool Engine::is_own(const net::Endpoint& client) const {
+  return std::any_of(streams_.begin(), streams_.end(), [&](const auto& stream) {
+    return stream && stream->source_ports.contains(client);
+  });
+}
+
+// Of the streams with room the one of the highest rank, which the flow gives each of them. Several
+// targets of one stream share the sessions of a port; the flow's hash says which, so that a flow
+// stays with its own. Where no stream will do, the reason is that of the one that came closest.
+std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key) {
+  const uint64_t hash = std::hash<net::FlowKey>()(key);
   const auto serves = [&](const Lease::Target& target) {
     return target.production_port == key.server.port;
   };
-  const auto count = std::count_if(targets_.begin(), targets_.end(), serves);
-  if (count == 0) return nullptr;
-  auto index =
-      static_cast<std::ptrdiff_t>(std::hash<net::FlowKey>()(key) % static_cast<size_t>(count));
-  for (const Lease::Target& target : targets_)
-    if (serves(target) && index-- == 0) return &target;
-  return nullptr;
-}
-
-std::optional<ShedReason> Engine::reason_to_shed() const {
-  if (draining_ || !has_lease_) return ShedReason::no_stream;
-  if (uplink_full_) return ShedReason::uplink_full;
-  if (!room_for(session_size)) return ShedReason::memory_limit;
-  return std::nullopt;
+  enum class Obstacle : uint8_t { no_stream, no_target, uplink_full, no_source_port };
+  Obstacle obstacle = Obstacle::no_stream;
+  std::optional<Way> best;
+  uint64_t highest = 0;
+  for (const auto& each : streams_) {
+    if (!each || !each->has_lease || each->closed_to_new) continue;
+    Stream& stream = *each;
+    const auto stopped_by = [&](Obstacle its) { obstacle = std::max(obstacle, its); };
+    const auto count = std::count_if(stream.targets.begin(), stream.targets.end(), serves);
+    if (count == 0) {
+      stopped_by(Obstacle::no_target);
+      continue;
+    }
+    auto index = static_cast<std::ptrdiff_t>(hash % static_cast<size_t>(count));
+    uint16_t target = 0;
+    while (!serves(stream.targets[target]) || index-- > 0) ++target;
+    if (stream.full) {
+      stopped_by(Obstacle::uplink_full);
+      continue;
+    }
+    if (!stream.source_ports.has_free(stream.targets[target].endpoint.address.family())) {
+      stopped_by(Obstacle::no_source_port);
+      continue;
+    }
+    const uint64_t rank = mixed(hash ^ stream.identity);
+    if (best && rank < highest) continue;
+    highest = rank;
+    best = Way{&stream, target};
+  }
+  if (best) return *best;
+  switch (obstacle) {
+    case Obstacle::no_stream:
+      return ShedReason::no_stream;
+    case Obstacle::no_target:
+      return ShedReason::no_target;
+    case Obstacle::uplink_full:
+      return ShedReason::uplink_full;
+    case Obstacle::no_source_port:
+      break;
+  }
+  return ShedReason::no_source_port;
 }
 
 // A session that takes another's place is within them already.
@@ -436,33 +501,41 @@ std::optional<ShedReason> Engine::beyond_limits(const Flow& flow) const {
 
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
   std::variant<SessionEntry*, ShedReason> result = nullptr;
-  if (const auto beyond = beyond_limits(flow))
+  if (const auto beyond = beyond_limits(flow)) {
     result = *beyond;
-  else
-    result = open_session(now, target_for(*flow.key), syn);
+  } else {
+    const auto way = way_for(*flow.key);
+    if (const auto* none = std::get_if<ShedReason>(&way))
+      result = *none;
+    else
+      result = open_session(now, std::get<Way>(way), syn);
+  }
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     if (!flow.shed_counted) ++counters_[*reason];
     flow.shed_counted = syn != nullptr;  // its first exchange is counted with it
     return false;
   }
-  if (!syn) ++counters_.adopted;
   flow.session = std::get<SessionEntry*>(result);
+  if (!syn) ++stream_of(*flow.session).counters.adopted;
   flow.session->flow = &flow;
   flow.shed_counted = false;
   return true;
 }
 
-std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Lease::Target* target,
+std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Way& way,
                                                              const net::Packet* syn) {
-  if (const auto reason = reason_to_shed()) return *reason;
-  if (!target) return ShedReason::no_target;
-  const auto source = source_ports_.take(target->endpoint.address.family());
+  Stream& stream = *way.stream;
+  if (draining_ || !stream.has_lease) return ShedReason::no_stream;
+  if (stream.full) return ShedReason::uplink_full;
+  if (!room_for(session_size)) return ShedReason::memory_limit;
+  const Lease::Target& target = stream.targets[way.target];
+  const auto source = stream.source_ports.take(target.endpoint.address.family());
   if (!source) return ShedReason::no_source_port;
 
-  const Path path{source_ports_.endpoint(*source), target->endpoint, target->path_mtu};
+  const Path path{stream.source_ports.endpoint(*source), target.endpoint, target.path_mtu};
   Connection::Options options;
-  options.initial_sequence = source_ports_.initial_sequence(*source);
-  options.family = target->endpoint.address.family();
+  options.initial_sequence = stream.source_ports.initial_sequence(*source);
+  options.family = target.endpoint.address.family();
   options.maximum_segment_size = maximum_segment_size(path);
   options.give_up = options_.response_timeout;
   if (syn) {
@@ -475,20 +548,20 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Lea
     options.sack = offered.sack_permitted;
     options.timestamps = offered.timestamps.has_value();
   }
-  SessionEntry& entry = sessions_.emplace_back(
-      *source, static_cast<uint16_t>(target - targets_.data()), options, now);
+  SessionEntry& entry = sessions_.emplace_back(stream.number, *source, way.target, options, now);
   entry.self = std::prev(sessions_.end());
-  source_ports_.set_user(*source, entry);
-  ++counters_.opened;
+  stream.source_ports.set_user(*source, entry);
+  ++stream.counters.opened;
+  ++stream.counters.active;
   entry.accounted = session_size;
   counters_.memory += session_size;
   touch(entry);
   return &entry;
 }
 
-void Engine::on_shadow(Time now, const net::Packet& packet) {
-  SessionEntry* entry = source_ports_.user(packet.destination);
-  if (!entry || targets_[entry->target].endpoint != packet.source) {
+void Engine::on_shadow(Time now, Stream& stream, const net::Packet& packet) {
+  SessionEntry* entry = stream.source_ports.user(packet.destination);
+  if (!entry || stream.targets[entry->target].endpoint != packet.source) {
     if (packet.tcp.flags.rst) return;
     // RFC 9293 section 3.10.7.1: to a port that is closed.
     Segment reset;
@@ -499,67 +572,77 @@ void Engine::on_shadow(Time now, const net::Packet& packet) {
       reset.header.flags.ack = true;
       reset.header.acknowledgment = packet.tcp.sequence + packet.sequence_length();
     }
-    sink().send(Path{packet.destination, packet.source}, reset);
+    sink_of(stream).send(Path{packet.destination, packet.source}, reset);
     return;
   }
-  entry->session.process(now, packet, counters_);
+  entry->session.process(now, packet, stream.counters);
   touch(*entry);
 }
 
-Path Engine::path_of(const SessionEntry& entry) const {
-  return {source_ports_.endpoint(entry.source), targets_[entry.target].endpoint,
-          targets_[entry.target].path_mtu};
+Path Engine::path_of(const SessionEntry& entry) {
+  const Stream& stream = stream_of(entry);
+  const Lease::Target& target = stream.targets[entry.target];
+  return {stream.source_ports.endpoint(entry.source), target.endpoint, target.path_mtu};
 }
 
-SegmentSink& Engine::sink() {
+SegmentSink& Engine::sink_of(const Stream& stream) {
   class Nowhere : public SegmentSink {
     void send(const Path& /*path*/, const Segment& /*segment*/) override {}
   };
   static Nowhere nowhere;
-  return uplink_full_ ? static_cast<SegmentSink&>(nowhere) : sink_;
+  return stream.full ? static_cast<SegmentSink&>(nowhere) : stream.sink;
 }
 
 void Engine::touch(SessionEntry& entry) {
   if (entry.touched) return;
   entry.touched = true;
-  touched_.push_back(&entry);
+  stream_of(entry).touched.push_back(&entry);
 }
 
 Time Engine::deadline() const {
-  const Time flows = flow_timers_.next();
-  return uplink_full_ ? flows : std::min(flows, session_timers_.next());
+  Time at = flow_timers_.next();
+  for (const auto& stream : streams_)
+    if (stream && !stream->full) at = std::min(at, stream->timers.next());
+  return at;
 }
 
 void Engine::run(Time now) {
   while (flow_timers_.next() <= now) on_flow_timer(now, static_cast<Flow&>(flow_timers_.pop()));
-  if (uplink_full_) return;
-  while (session_timers_.next() <= now) touch(static_cast<SessionEntry&>(session_timers_.pop()));
-  // By index: a session that ends may bring another into the list.
-  for (size_t i = 0; i < touched_.size(); ++i)
-    if (touched_[i]) dispatch(now, *touched_[i]);
-  touched_.clear();
-  if (touched_.capacity() > most_touched) touched_.shrink_to_fit();
+  for (const auto& each : streams_) {
+    if (!each || each->full) continue;
+    Stream& stream = *each;
+    while (stream.timers.next() <= now) touch(static_cast<SessionEntry&>(stream.timers.pop()));
+    // By index: a session that ends may bring another into the list.
+    for (size_t i = 0; i < stream.touched.size(); ++i)
+      if (stream.touched[i]) dispatch(now, *stream.touched[i]);
+    stream.touched.clear();
+    if (stream.touched.capacity() > most_touched) stream.touched.shrink_to_fit();
+  }
 }
 
 void Engine::dispatch(Time now, SessionEntry& entry) {
   entry.touched = false;
-  entry.session.dispatch(now, {path_of(entry), sink()}, counters_);
+  Stream& stream = stream_of(entry);
+  entry.session.dispatch(now, {path_of(entry), sink_of(stream)}, stream.counters);
   if (const auto reason = entry.session.closed()) {
     remove(now, entry, *reason);
     return;
   }
-  session_timers_.schedule(entry, entry.session.deadline());
+  stream.timers.schedule(entry, entry.session.deadline());
   account(now, entry);
 }
 
 void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
   entry.session.close(reason);
-  entry.session.dispatch(now, {path_of(entry), sink()}, counters_);
+  Stream& stream = stream_of(entry);
+  entry.session.dispatch(now, {path_of(entry), sink_of(stream)}, stream.counters);
   remove(now, entry, entry.session.closed().value_or(reason));
 }
 
 void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
-  ++counters_[reason];
+  Stream& stream = stream_of(entry);
+  ++stream.counters[reason];
+  --stream.counters.active;
   Flow* flow = entry.flow;
   if (flow) flow->session = nullptr;
   if (entry.session.has_rest()) continue_in_new_session(now, entry);
@@ -571,18 +654,19 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
     // on.
     flow->client = Reassembly(flow->client->next());
   }
-  source_ports_.give_back(entry.source, entry.session.connection().next_initial_sequence());
-  session_timers_.remove(entry);
+  stream.source_ports.give_back(entry.source, entry.session.connection().next_initial_sequence());
+  stream.timers.remove(entry);
   if (entry.touched)
-    std::replace(touched_.begin(), touched_.end(), &entry, static_cast<SessionEntry*>(nullptr));
+    std::replace(stream.touched.begin(), stream.touched.end(), &entry,
+                 static_cast<SessionEntry*>(nullptr));
   counters_.memory -= entry.accounted;
   sessions_.erase(entry.self);
 }
 
 // The shadow has closed, production has not: what the client has to say goes on in a new session
-// with the same target.
+// with the same target, by the same stream.
 void Engine::continue_in_new_session(Time now, SessionEntry& entry) {
-  const auto result = open_session(now, &targets_[entry.target], nullptr);
+  const auto result = open_session(now, {&stream_of(entry), entry.target}, nullptr);
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     ++counters_[*reason];
     return;
@@ -612,10 +696,23 @@ void Engine::shed_newest(Time now) {
     close(now, sessions_.back(), CloseReason::memory_limit);
 }
 
-const Counters& Engine::counters() {
-  counters_.active = sessions_.size();
-  counters_.flows = flows_.size();
-  return counters_;
+Counters Engine::counters() const {
+  Counters all = counters_;
+  for (const auto& stream : streams_)
+    if (stream) all.add(stream->counters);
+  all.flows = flows_.size();
+  return all;
+}
+
+Counters Engine::unreported(const Stream& stream) const {
+  Counters since = stream.counters.since(stream.reported);
+  since.add(counters_.since(reported_));
+  return since;
+}
+
+void Engine::set_reported(Stream& stream) {
+  stream.reported = stream.counters;
+  reported_ = counters_;
 }
 
 }  // namespace trafficmirror::session

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <list>
+#include <memory>
 #include <optional>
 #include <unordered_map>
 #include <variant>
@@ -35,16 +36,39 @@ namespace trafficmirror::session {
 
 // A session, and what the engine has to know about it.
 struct SessionEntry : Timed {
-  SessionEntry(SourcePorts::Number port, uint16_t to, const Connection::Options& options, Time now)
-      : source(port), target(to), session(options, now) {}
+  SessionEntry(uint16_t by, SourcePorts::Number port, uint16_t to,
+               const Connection::Options& options, Time now)
+      : source(port), stream(by), target(to), session(options, now) {}
 
   std::list<SessionEntry>::iterator self;
   SourcePorts::Number source;
   uint32_t accounted = 0;  // bytes of memory it is charged with
-  uint16_t target;         // number in Engine::targets_
-  bool touched = false;    // is in Engine::touched_
+  uint16_t stream;         // number in Engine::streams_
+  uint16_t target;         // number in the stream's targets
+  bool touched = false;    // is in the stream's `touched`
   Flow* flow = nullptr;    // null once production's connection has ended
   Session session;
+};
+
+// A stream to one of the intercept's replicas: what it leases, and the sessions that go its way, to
+// their end. Only the engine changes one.
+struct Stream {
+  Stream(uint16_t its_number, uint64_t its_identity, SegmentSink& to, uint64_t seed)
+      : number(its_number), identity(its_identity), sink(to), source_ports(seed) {}
+
+  const uint16_t number;
+  const uint64_t identity;
+  SegmentSink& sink;
+  SourcePorts source_ports;
+  std::vector<Lease::Target> targets;
+  bool has_lease = false;
+  bool full = false;
+  bool closed_to_new = false;
+
+  std::vector<SessionEntry*> touched;  // may have something to put out; null where it is gone
+  TimerHeap timers;
+  Counters counters;  // of its sessions, since it was lost last
+  Counters reported;  // the part of them that its intercept was told
 };
 
 // What may change while the engine runs.
@@ -64,22 +88,32 @@ class Engine {
     uint64_t seed = 0;  // of the initial sequence numbers
   };
 
-  // `sink` takes the segments during run(); it must outlive the engine.
-  Engine(Options options, SegmentSink& sink);
+  explicit Engine(Options options);
 
-  // -- the stream to the intercept
+  // -- the streams to the intercept's replicas
+  // One that has no lease yet. `identity` tells it from the others: a flow's session goes to the
+  // stream that its hash and the identities choose, always the same of the same, so that flows are
+  // spread evenly, and one that comes or goes changes the way of no flow but its own. `sink` takes
+  // its segments, during run() and whenever sessions are ended; it has to live as long.
+  Stream& add_stream(uint64_t identity, SegmentSink& sink);
+  // Its sessions end as stream_lost.
+  void remove_stream(Stream& stream);
   // A new lease replaces the one before: further ports, other targets, another path MTU.
-  void set_lease(Time now, const Lease& lease);
-  // All sessions end as stream_lost; their flows are taken up again under the next lease.
-  void stream_lost();
-  // While the uplink is full nothing is put out and no session is opened. A session that ends
-  // meanwhile goes without its RST: the shadow learns of it when the source port is used again.
-  void set_uplink_full(bool full) { uplink_full_ = full; }
-  bool wants_more_source_ports() const { return source_ports_.low(); }
+  void set_lease(Time now, Stream& stream, const Lease& lease);
+  // All its sessions end as stream_lost; their flows are taken up again at their next exchange, by
+  // another stream or under the next lease.
+  void stream_lost(Stream& stream);
+  // While its uplink is full nothing is put out there and no session is opened; those that another
+  // stream has room for go there. A session that ends meanwhile goes without its RST: the shadow
+  // learns of it when the source port is used again.
+  static void set_uplink_full(Stream& stream, bool full) { stream.full = full; }
+  // It gets no more sessions, those it has live on.
+  static void close_to_new_sessions(Stream& stream, bool closed) { stream.closed_to_new = closed; }
+  static bool wants_more_source_ports(const Stream& stream) { return stream.source_ports.low(); }
 
   // -- what was captured and received
   void on_production(Time now, const net::Packet& packet);
-  void on_shadow(Time now, const net::Packet& packet);
+  void on_shadow(Time now, Stream& stream, const net::Packet& packet);
   // An open connection that was found between two exchanges, so that its next bytes can be
   // mirrored. Ignored where packets of it were seen already.
   void on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary);
@@ -97,7 +131,13 @@ class Engine {
   // Resets every session, puts the RSTs out, and opens no more.
   void drain(Time now);
 
-  const Counters& counters();
+  // Over all streams, those that are gone too.
+  Counters counters() const;
+  // What a stream's intercept is to be told next: what was counted since set_reported() of its
+  // sessions, and of all that belongs to no stream, or to one that was lost. So whichever is told
+  // first tells of the latter, and what all are told sums up to counters().
+  Counters unreported(const Stream& stream) const;
+  void set_reported(Stream& stream);
 
  private:
   // Whether a connection is one of those that are mirrored, if not all are. Always the same answer
@@ -126,13 +166,20 @@ class Engine {
   // null to adopt a flow that is already open.
   bool mirror(Time now, Flow& flow, const net::Packet* syn);
   std::optional<ShedReason> beyond_limits(const Flow& flow) const;
-  std::variant<SessionEntry*, ShedReason> open_session(Time now, const Lease::Target* target,
+  // Where a new session goes.
+  struct Way {
+    Stream* stream;
+    uint16_t target;  // number in the stream's targets
+  };
+  std::variant<Way, ShedReason> way_for(const net::FlowKey& key);
+  std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
                                                        const net::Packet* syn);
-  std::optional<ShedReason> reason_to_shed() const;
-  const Lease::Target* target_for(const net::FlowKey& key) const;
-  Path path_of(const SessionEntry& entry) const;
-  // Where segments go now.
-  SegmentSink& sink();
+  Stream& stream_of(const SessionEntry& entry) { return *streams_[entry.stream]; }
+  Path path_of(const SessionEntry& entry);
+  // Where a stream's segments go now.
+  static SegmentSink& sink_of(const Stream& stream);
+  // Whether an address and port is one that sessions come from.
+  bool is_own(const net::Endpoint& client) const;
   void touch(SessionEntry& entry);
   void dispatch(Time now, SessionEntry& entry);
   // Ends and dispatches it at once.
@@ -144,20 +191,16 @@ class Engine {
   void shed_newest(Time now);
 
   Options options_;
-  SegmentSink& sink_;
-  std::vector<Lease::Target> targets_;
-  SourcePorts source_ports_;
+  std::vector<std::unique_ptr<Stream>> streams_;  // few; null where one was removed
+  uint64_t streams_added_ = 0;
   uint64_t last_sampled_ = UINT64_MAX;  // the highest hash of a flow's that is sampled
-  bool has_lease_ = false;
-  bool uplink_full_ = false;
   bool draining_ = false;
 
   std::unordered_map<net::FlowKey, Flow> flows_;
-  std::list<SessionEntry> sessions_;    // the newest is the last
-  std::vector<SessionEntry*> touched_;  // may have something to put out; null where it is gone
-  TimerHeap session_timers_;
+  std::list<SessionEntry> sessions_;  // of all streams; the newest is the last
   TimerHeap flow_timers_;
-  Counters counters_;
+  Counters counters_;  // of what belongs to no stream, and of streams that were lost
+  Counters reported_;  // the part of them that an intercept was told
 };
 
 }  // namespace trafficmirror::session

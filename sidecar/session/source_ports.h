@@ -33,6 +33,9 @@ class SourcePorts {
   void clear();
 
   std::optional<Number> take(net::Family family);
+  bool has_free(net::Family family) const {
+    return (family == net::Family::ipv4 ? ipv4_ : ipv6_).size > 0;
+  }
   void set_user(Number number, SessionEntry& user) { slot(number).user = &user; }
   void give_back(Number number, net::SequenceNumber next_initial_sequence);
 

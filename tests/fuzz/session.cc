@@ -102,7 +102,8 @@ class Run {
     options_.response_timeout = response_timeout;
     options_.seed = how;
     if ((how & 2) != 0) options_.limits.memory = 3000 + 500 * (how >> 2);
-    engine_.emplace(options_, rewriter_);
+    engine_.emplace(options_);
+    stream_ = &engine_->add_stream(0, rewriter_);
     const std::array<std::array<const char*, 2>, 6> keys = {{
         {"10.0.0.1:40000", "10.0.0.9:80"},
         {"10.0.0.2:40001", "10.0.0.9:80"},
@@ -119,7 +120,7 @@ class Run {
       flow.server_next = SequenceNumber(flows_.size() % 3 == 0 ? 0xfffffff0 : 5000);
       flows_.push_back(flow);
     }
-    engine_->set_lease(now_, lease(0));
+    engine_->set_lease(now_, *stream_, lease(0));
   }
 
   void run() {
@@ -162,7 +163,7 @@ class Run {
       case 12:
         return run_engine();
       case 13:
-        return engine_->set_lease(now_, lease(input_.u8()));
+        return engine_->set_lease(now_, *stream_, lease(input_.u8()));
       case 14:
         return trouble(what >> 4);
       default: {
@@ -175,8 +176,8 @@ class Run {
 
   void trouble(int which) {
     if (which < 4) {
-      engine_->stream_lost();
-      if (which < 3) engine_->set_lease(now_, lease(static_cast<uint8_t>(which)));
+      engine_->stream_lost(*stream_);
+      if (which < 3) engine_->set_lease(now_, *stream_, lease(static_cast<uint8_t>(which)));
     } else if (which < 7) {
       session::Limits limits = options_.limits;
       const uint8_t how = input_.u8();
@@ -186,7 +187,7 @@ class Run {
       if (which == 6) engine_->forget_flows();
     } else if (which < 15) {
       uplink_full_ = which % 2 == 0;
-      engine_->set_uplink_full(uplink_full_);
+      Engine::set_uplink_full(*stream_, uplink_full_);
     } else {
       engine_->drain(now_);
     }
@@ -339,7 +340,7 @@ class Run {
       }
     }
     if (form.payload) packet.payload_length = payload_length();
-    engine_->on_shadow(now_, packet);
+    engine_->on_shadow(now_, *stream_, packet);
   }
 
   // ---- what comes out
@@ -424,7 +425,7 @@ class Run {
   // ---- what always holds
 
   void check() {
-    const session::Counters& counters = engine_->counters();
+    const session::Counters counters = engine_->counters();
     uint64_t closed = 0;
     for (const uint64_t count : counters.closed) closed += count;
     require(counters.opened == counters.active + closed, "the sums close");
@@ -433,7 +434,7 @@ class Run {
   }
 
   void drain() {
-    engine_->set_uplink_full(false);
+    Engine::set_uplink_full(*stream_, false);
     engine_->drain(now_);
     rewriter_.flush();
     check();
@@ -442,7 +443,7 @@ class Run {
 
   // Nothing comes in any more: each session ends of itself.
   void wait() {
-    engine_->set_uplink_full(false);
+    Engine::set_uplink_full(*stream_, false);
     run_engine();
     for (int steps = 0; engine_->deadline() != session::never; ++steps) {
       require(steps < 20000, "the engine comes to rest");
@@ -463,6 +464,7 @@ class Run {
   rewrite::Rewriter rewriter_{[this](std::string&& batch) { take(batch); }};
   Engine::Options options_;
   std::optional<Engine> engine_;
+  session::Stream* stream_ = nullptr;
 };
 
 }  // namespace

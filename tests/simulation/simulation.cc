@@ -52,14 +52,24 @@ net::SequenceNumber first_sequence(const Conversation& conversation) {
       .tcp.sequence;
 }
 
-class Run : public session::SegmentSink {
+class Run {
  public:
   Run(uint64_t seed, bool with_trace);
   Result run();
 
-  void send(const session::Path& path, const session::Segment& segment) override;
-
  private:
+  // One of the intercept's, and the stream to it.
+  struct Replica : session::SegmentSink {
+    Replica(Run& in, uint8_t its) : run(in), number(its) {}
+    void send(const session::Path& path, const session::Segment& segment) override {
+      run.send(*this, path, segment);
+    }
+    Run& run;
+    const uint8_t number;
+    session::Stream* stream = nullptr;  // null: there is none, nor an attempt at one
+    bool up = false;
+    bool full = false;
+  };
   struct Event {
     Time at;
     uint64_t number;
@@ -82,19 +92,30 @@ class Run : public session::SegmentSink {
       std::printf("%12.6f %-12s %s\n", static_cast<double>(now_.time_since_epoch().count()) / 1e6,
                   who, what.c_str());
   }
+  void trace(const Replica& replica, const std::string& what) const {
+    trace("replica", std::to_string(replica.number) + " " + what);
+  }
 
   Personality make_personality();
   void plan_production();
+  void plan_replicas();
   void plan_faults();
   void play(const CapturedPacket& captured, Shadow::Application& application, size_t index);
   void carry(const Network& network, const std::string& packet,
              const std::function<void(std::span<const uint8_t>)>& arrive);
+  void send(const Replica& replica, const session::Path& path, const session::Segment& segment);
+  void come(Replica& replica);
+  void go(Replica& replica);
+  void lose(Replica& replica);
+  void report(Replica& replica);
   void run_engine();
   void check_step();
   void check_end();
-  session::Lease lease() const;
+  net::IpAddress source_of(uint8_t replica) const;
+  session::Lease lease_of(const Replica& replica) const;
 
   Random random_;
+  Random replicas_random_;  // of its own, so that a seed's run is the same with one replica or more
   bool trace_;
   bool faultless_;
   Time now_{};
@@ -110,9 +131,9 @@ class Run : public session::SegmentSink {
   std::optional<session::Engine> engine_;
   Network to_shadow_, to_engine_;
   Duration batching_{0};
-  Time run_at_ = session::never;  // a batch is awaited
-  bool uplink_full_ = false;
-  bool stream_up_ = true;
+  Time run_at_ = session::never;                    // a batch is awaited
+  std::vector<std::unique_ptr<Replica>> replicas_;  // the first never goes
+  session::Counters reported_;                      // what they were told, in sum
   bool clean_path_ = true;
   Time capture_begins_{};
   double capture_loss_ = 0;
@@ -122,6 +143,7 @@ class Run : public session::SegmentSink {
 
 Run::Run(uint64_t seed, bool with_trace)
     : random_(seed),
+      replicas_random_(~seed),
       trace_(with_trace),
       faultless_(random_.chance(0.3)),
       shadow_(
@@ -136,8 +158,10 @@ Run::Run(uint64_t seed, bool with_trace)
               // The intercept sends headers alone.
               const auto parsed =
                   net::parse_packet(bytes.first(bytes.size() - length), bytes.size());
-              if (!stream_up_) return;
-              engine_->on_shadow(now_, std::get<net::Packet>(parsed));
+              const auto& arrived = std::get<net::Packet>(parsed);
+              for (const auto& replica : replicas_)
+                if (replica->up && arrived.destination.address == source_of(replica->number))
+                  engine_->on_shadow(now_, *replica->stream, arrived);
             });
           },
           [this](const std::string& what) { fail(what); }) {
@@ -167,15 +191,88 @@ Run::Run(uint64_t seed, bool with_trace)
   }
   if (!faultless_ && random_.chance(0.2)) capture_loss_ = random_.chance(0.5) ? 0.005 : 0.05;
   plan_production();
-  engine_.emplace(options_, *this);
-  at(Time{}, [this] { engine_->set_lease(now_, lease()); });
+  engine_.emplace(options_);
+  const uint64_t replicas = replicas_random_.chance(0.5) ? 1 : replicas_random_.between(2, 3);
+  for (uint8_t number = 1; number <= replicas; ++number)
+    replicas_.push_back(std::make_unique<Replica>(*this, number));
+  at(Time{}, [this] { come(*replicas_.front()); });
+  plan_replicas();
   plan_faults();
 }
 
-session::Lease Run::lease() const {
+net::IpAddress Run::source_of(uint8_t replica) const {
   const bool ipv4 = targets_.front().endpoint.address.family() == net::Family::ipv4;
-  return {{{*net::IpAddress::parse(ipv4 ? "10.9.0.1" : "fd09::1"), first_source_, last_source_}},
-          targets_};
+  return *net::IpAddress::parse((ipv4 ? "10.9.0." : "fd09::") + std::to_string(replica));
+}
+
+session::Lease Run::lease_of(const Replica& replica) const {
+  return {{{source_of(replica.number), first_source_, last_source_}}, targets_};
+}
+
+void Run::come(Replica& replica) {
+  trace(replica, "comes");
+  if (replica.stream == nullptr) replica.stream = &engine_->add_stream(replica.number, replica);
+  replica.up = true;
+  engine_->set_lease(now_, *replica.stream, lease_of(replica));
+}
+
+void Run::lose(Replica& replica) {
+  trace(replica, "is lost");
+  replica.up = replica.full = false;
+  if (replica.stream != nullptr) engine_->stream_lost(*replica.stream);
+}
+
+void Run::go(Replica& replica) {
+  trace(replica, "goes");
+  replica.up = replica.full = false;
+  if (replica.stream != nullptr) engine_->remove_stream(*replica.stream);
+  replica.stream = nullptr;
+}
+
+void Run::report(Replica& replica) {
+  if (!replica.up) return;
+  reported_.add(engine_->unreported(*replica.stream));
+  engine_->set_reported(*replica.stream);
+}
+
+// Those behind the first come at some time and go again, and come again. Where nothing may fail
+// they get no more sessions and are gone only when their last one has ended.
+void Run::plan_replicas() {
+  const auto some_time = [&] {
+    return Time{} + replicas_random_.duration(Duration(0), production_ends_ - Time{} + seconds(1));
+  };
+  for (const auto& each : replicas_) {
+    Replica& replica = *each;
+    for (int i = 0; i < 5; ++i) at(some_time(), [this, &replica] { report(replica); });
+    if (replica.number == 1) continue;
+    for (uint64_t i = 0, times = replicas_random_.between(1, 3); i < times; ++i) {
+      at(i == 0 && replicas_random_.chance(0.5) ? Time{} : some_time(),
+         [this, &replica] { come(replica); });
+      if (replicas_random_.chance(0.4)) continue;
+      const auto how = replicas_random_.below(faultless_ ? 1 : 4);
+      at(some_time(), [this, &replica, how] {
+        if (!replica.up) return;
+        if (how == 0) {
+          const bool closed = !replica.stream->closed_to_new;
+          trace(replica, closed ? "closes" : "opens");
+          session::Engine::close_to_new_sessions(*replica.stream, closed);
+        } else if (how == 1) {
+          lose(replica);
+        } else if (how == 2) {
+          go(replica);
+        } else {
+          trace(replica, replica.full ? "free" : "full");
+          replica.full = !replica.full;
+          session::Engine::set_uplink_full(*replica.stream, replica.full);
+        }
+      });
+    }
+    // Nothing is full for ever.
+    at(production_ends_ + seconds(5), [this, &replica] {
+      replica.full = false;
+      if (replica.up) session::Engine::set_uplink_full(*replica.stream, false);
+    });
+  }
 }
 
 Personality Run::make_personality() {
@@ -279,36 +376,28 @@ void Run::plan_faults() {
   };
   if (random_.chance(0.2)) {
     const Time lost = some_time();
-    at(lost, [this] {
-      trace("stream", "lost");
-      stream_up_ = uplink_full_ = false;
-      engine_->stream_lost();
-    });
-    at(lost + random_.duration(Duration(0), seconds(2)), [this] {
-      trace("stream", "up");
-      stream_up_ = true;
-      engine_->set_lease(now_, lease());
-    });
+    at(lost, [this] { lose(*replicas_.front()); });
+    at(lost + random_.duration(Duration(0), seconds(2)), [this] { come(*replicas_.front()); });
   }
   if (random_.chance(0.2)) {
     const Time full = some_time();
-    at(full, [this] {
-      trace("uplink", "full");
-      engine_->set_uplink_full(uplink_full_ = true);
-    });
-    at(full + random_.duration(Duration(0), seconds(10)), [this] {
-      trace("uplink", "free");
-      engine_->set_uplink_full(uplink_full_ = false);
-    });
+    const auto set = [this](bool is_full) {
+      trace("uplink", is_full ? "full" : "free");
+      Replica& replica = *replicas_.front();
+      session::Engine::set_uplink_full(*replica.stream, replica.full = is_full);
+    };
+    at(full, [set] { set(true); });
+    at(full + random_.duration(Duration(0), seconds(10)), [set] { set(false); });
   }
   if (random_.chance(0.1))
     at(some_time(), [this] {
-      session::Lease smaller = lease();
+      const Replica& replica = *replicas_.front();
+      session::Lease smaller = lease_of(replica);
       for (auto& target : smaller.targets) target.path_mtu = 576;
       if (smaller.targets.size() > 1 && random_.chance(0.3)) smaller.targets.pop_back();
-      if (!stream_up_) return;
+      if (!replica.up) return;
       trace("lease", "changed");
-      engine_->set_lease(now_, smaller);
+      engine_->set_lease(now_, *replica.stream, smaller);
     });
   if (random_.chance(0.1))
     at(some_time(), [this] {
@@ -393,15 +482,18 @@ void Run::carry(const Network& network, const std::string& packet,
   }
 }
 
-void Run::send(const session::Path& path, const session::Segment& segment) {
-  trace("engine", describe(segment.header, segment.length));
+void Run::send(const Replica& replica, const session::Path& path, const session::Segment& segment) {
+  trace("engine", describe(segment.header, segment.length) +
+                      (replicas_.size() > 1 ? " by " + std::to_string(replica.number) : ""));
   std::string packet;
   net::append_packet(
       packet, path.source, path.target, segment.header, segment.length,
       [&](uint8_t* to) { segment.queue->copy(segment.payload, segment.length, to); });
   if (packet.size() > path.mtu) fail("a packet of " + std::to_string(packet.size()) + " bytes");
-  if (uplink_full_) fail("something was put out while the uplink was full");
-  if (!stream_up_) fail("something was put out without a stream");
+  if (replica.full) fail("something was put out while the uplink was full");
+  if (!replica.up) fail("something was put out without a stream");
+  if (path.source.address != source_of(replica.number))
+    fail("a packet was sent by another stream than its session's");
   carry(to_shadow_, packet, [this](std::span<const uint8_t> bytes) {
     const auto parsed = net::parse_packet(bytes, bytes.size());
     const auto& arrived = std::get<net::Packet>(parsed);
@@ -416,7 +508,7 @@ void Run::run_engine() {
 }
 
 void Run::check_step() {
-  const session::Counters& counters = engine_->counters();
+  const session::Counters counters = engine_->counters();
   const uint64_t closed =
       std::accumulate(counters.closed.begin(), counters.closed.end(), uint64_t{0});
   if (counters.opened != counters.active + closed) fail("opened is not active + closed");
@@ -426,11 +518,16 @@ void Run::check_step() {
 }
 
 void Run::check_end() {
-  const session::Counters& counters = engine_->counters();
+  const session::Counters counters = engine_->counters();
   if (counters.active > 0) fail("the engine waits for ever");
   if (counters.flows > 0) fail("a flow is never forgotten");
   if (failure_) return;
   if (counters.memory != 0) fail("memory does not return to 0");
+  for (const auto& replica : replicas_) report(*replica);
+  if (replicas_.front()->up &&
+      (reported_.opened != counters.opened || reported_.closed != counters.closed ||
+       reported_.shed != counters.shed || reported_.exchanges != counters.exchanges))
+    fail("what the replicas were told is not the whole in sum");
   // flow_reused does not say so: the close that was not captured may have had bytes before it.
   const uint64_t whole = counters[CloseReason::finished] + counters[CloseReason::production_reset] +
                          (faultless_ ? counters[CloseReason::flow_reused] : 0);

@@ -40,12 +40,13 @@ std::string seconds(session::Time time) {
 
 Stage::Stage(const Script& script)
     : script_(script),
-      engine_(engine_options(script), *this),
+      engine_(engine_options(script)),
+      stream_(engine_.add_stream(0, *this)),
       target_(endpoint(setting("family", "ipv4") == "ipv6" ? "fd02::1" : "10.2.0.1", 8080)),
       mtu_(static_cast<uint16_t>(std::stoul(setting("mtu", "1500")))),
       ports_(static_cast<uint16_t>(std::stoul(setting("source-ports", "100")))),
       http2_(setting("http2", "no") == "yes") {
-  if (setting("lease", "yes") == "yes") engine_.set_lease(now_, lease());
+  if (setting("lease", "yes") == "yes") engine_.set_lease(now_, stream_, lease());
 }
 
 std::string Stage::setting(const std::string& name, const std::string& otherwise) const {
@@ -111,7 +112,7 @@ void Stage::advance(session::Time to) {
 
 void Stage::run() {
   engine_.run(now_);
-  const session::Counters& counters = engine_.counters();
+  const session::Counters counters = engine_.counters();
   const auto count = [&](const auto& names, const auto& now, const auto& then, const char* what) {
     for (size_t i = 0; i < names.size(); ++i)
       for (uint64_t n = then[i]; n < now[i]; ++n)
@@ -134,13 +135,13 @@ void Stage::perform_event(const Line& line) {
   if (what == "lease") {
     if (line.words.size() > 2 && line.words[1] == "mtu")
       mtu_ = static_cast<uint16_t>(std::stoul(line.words[2]));
-    engine_.set_lease(now_, lease());
+    engine_.set_lease(now_, stream_, lease());
   } else if (what == "lost") {
-    engine_.stream_lost();
+    engine_.stream_lost(stream_);
   } else if (what == "full") {
-    engine_.set_uplink_full(true);
+    session::Engine::set_uplink_full(stream_, true);
   } else if (what == "free") {
-    engine_.set_uplink_full(false);
+    session::Engine::set_uplink_full(stream_, false);
   } else if (what == "drain") {
     engine_.drain(now_);
   } else if (what == "limits") {
@@ -227,7 +228,7 @@ void Stage::perform_packet(const Line& line) {
   own->end = std::max(own->end, said.sequence + packet.sequence_length());
 
   if (line.who == Who::shadow) {  // its payload stays behind
-    engine_.on_shadow(now_, packet);
+    engine_.on_shadow(now_, stream_, packet);
     return;
   }
   std::vector<uint8_t> bytes(std::min(said.captured.value_or(said.length), said.length));

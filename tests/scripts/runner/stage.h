@@ -57,6 +57,7 @@ class Stage : public session::SegmentSink {
   const Script& script_;
   session::Time now_{};
   session::Engine engine_;
+  session::Stream& stream_;
   net::Endpoint target_;
   uint16_t mtu_;
   uint16_t ports_;
