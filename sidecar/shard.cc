@@ -1,5 +1,7 @@
 #include "sidecar/shard.h"
 
+#include <algorithm>
+
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
@@ -8,7 +10,6 @@
 #include "program/metrics.h"
 #include "program/start_error.h"
 #include "sidecar/capture/open_flows.h"
-#include "sidecar/uplink/messages.h"
 
 namespace trafficmirror::sidecar {
 namespace {
@@ -27,14 +28,14 @@ constexpr milliseconds finish_timeout(2000);
 constexpr std::chrono::seconds capture_outlives_stream(10);
 constexpr std::chrono::seconds report_interval(2);
 
-session::Time to_engine_time(uplink::Uplink::Clock::time_point time) {
+session::Time to_engine_time(Replicas::Clock::time_point time) {
   return session::Time(std::chrono::duration_cast<session::Duration>(time.time_since_epoch()));
 }
 
 // Until one of the descriptors is ready, or it is `time`.
-void wait_until(uplink::Uplink::Clock::time_point time, std::span<pollfd> descriptors) {
+void wait_until(Replicas::Clock::time_point time, std::span<pollfd> descriptors) {
   using std::chrono::seconds;
-  const auto now = uplink::Uplink::Clock::now();
+  const auto now = Replicas::Clock::now();
   const auto left = std::max(time, now) - now;
   const timespec timeout{.tv_sec = left / seconds(1), .tv_nsec = (left % seconds(1)).count()};
   ::ppoll(descriptors.data(), descriptors.size(), &timeout, nullptr);
@@ -43,11 +44,7 @@ void wait_until(uplink::Uplink::Clock::time_point time, std::span<pollfd> descri
 }  // namespace
 
 Shard::Shard(Options options)
-    : options_(std::move(options)),
-      rewriter_([this](std::string&& batch) { uplink_.send(std::move(batch)); }),
-      engine_(options_.engine),
-      stream_(engine_.add_stream(0, rewriter_)),
-      uplink_(options_.uplink) {
+    : options_(std::move(options)), engine_(options_.engine), replicas_(options_.uplink, engine_) {
   configure({});
   open_capture();
 }
@@ -60,49 +57,52 @@ void Shard::open_capture() {
 
 void Shard::run(int stop_descriptor) {
   ::prctl(PR_SET_TIMERSLACK, 10'000);  // nanoseconds; the default is 50 µs
-  last_stream_ = Clock::now();
-  now_ = to_engine_time(last_stream_);
+  auto now = Clock::now();
+  now_ = to_engine_time(now);
   take_up_open_flows();
-  for (auto now = last_stream_;;) {
-    std::array<pollfd, 3> waiting{{{stop_descriptor, POLLIN, 0},
-                                   {uplink_.descriptor(), POLLIN, 0},
-                                   {capture_ ? capture_->descriptor() : -1, POLLIN, 0}}};
+  for (std::vector<pollfd> waiting;;) {
+    waiting.assign(
+        {{stop_descriptor, POLLIN, 0}, {capture_ ? capture_->descriptor() : -1, POLLIN, 0}});
+    const size_t first_of_streams = waiting.size();
+    replicas_.for_each_descriptor([&](int descriptor) {
+      waiting.push_back({descriptor, POLLIN, 0});
+    });
     wait_until(now + pace, std::span(waiting).first(1));
     wait_until(deadline(), waiting);
     now = Clock::now();
     now_ = to_engine_time(now);
     if (waiting[0].revents != 0) break;
-    if (waiting[1].revents != 0) take_uplink_events();
-    if (current_.stream_up) last_stream_ = now;
-    if (told_to_stop_ || gave_up(now)) break;
-    uplink_.run(now);
-    rest_without_stream(now);
-    if (capture_ ? waiting[2].revents != 0 : now >= reopen_at_) read_capture();
-    session::Engine::set_uplink_full(stream_, uplink_.full());
+    const auto is_ready = [](const pollfd& descriptor) { return descriptor.revents != 0; };
+    if (std::any_of(waiting.begin() + first_of_streams, waiting.end(), is_ready))
+      take_stream_events(now);
+    replicas_.run(now);
+    if (told_to_stop_ || gave_up()) break;
+    rest_without_stream();
+    if (capture_ ? is_ready(waiting[1]) : now >= reopen_at_) read_capture();
     engine_.run(now_);
-    rewriter_.flush();
+    replicas_.flush();
     if (now >= report_at_) report();
     publish();
   }
   engine_.drain(now_);
-  rewriter_.flush();
+  replicas_.flush();
   report();
   publish();
-  uplink_.finish(finish_timeout);
+  replicas_.finish(finish_timeout);
 }
 
 Shard::Clock::time_point Shard::deadline() const {
   // Looked after now and then at any rate, so that the published counters are never old.
   Clock::time_point at = Clock::now() + std::chrono::seconds(1);
-  at = std::min(at, uplink_.next_dial());
+  at = std::min(at, replicas_.deadline());
   if (!capture_) at = std::min(at, reopen_at_);
   if (engine_.deadline() != session::never)
     at = std::min(at, Clock::time_point(engine_.deadline().time_since_epoch()));
   return at;
 }
 
-bool Shard::gave_up(Clock::time_point now) const {
-  if (options_.give_up_after.count() == 0 || now < last_stream_ + options_.give_up_after)
+bool Shard::gave_up() const {
+  if (options_.give_up_after.count() == 0 || replicas_.without_stream() < options_.give_up_after)
     return false;
   spdlog::info("no stream for {} s (--give-up-after): ending",
                std::chrono::duration_cast<std::chrono::seconds>(options_.give_up_after).count());
@@ -111,8 +111,8 @@ bool Shard::gave_up(Clock::time_point now) const {
 
 // ---- capture
 
-void Shard::rest_without_stream(Clock::time_point now) {
-  if (!capture_ || now < last_stream_ + capture_outlives_stream) return;
+void Shard::rest_without_stream() {
+  if (!capture_ || replicas_.without_stream() < capture_outlives_stream) return;
   spdlog::info("there is no stream: nothing is captured until there is one");
   close_capture();
   reopen_at_ = Clock::time_point::max();
@@ -180,49 +180,22 @@ void Shard::take_up_open_flows() {
                  flows.size());
 }
 
-// ---- the stream
+// ---- the streams
 
-void Shard::take_uplink_events() {
-  for (uplink::Event& event : uplink_.take_events()) {
-    if (const auto* headers = std::get_if<uplink::Headers>(&event)) {
-      take_headers(headers->bytes);
-    } else if (const auto* lease = std::get_if<session::Lease>(&event)) {
-      if (!current_.stream_up)
-        spdlog::info("the stream to {}:{} is up", options_.uplink.intercept.host,
-                     options_.uplink.intercept.port.number);
-      current_.stream_up = true;
-      asked_for_ports_ = false;
-      engine_.set_lease(now_, stream_, *lease);
-      if (reopen_at_ == Clock::time_point::max()) {  // it was closed for want of a stream
-        reopen_at_ = Clock::time_point::min();
-        take_up_open_flows();
-      }
-    } else if (const auto* configuration = std::get_if<uplink::Configuration>(&event)) {
-      configure(configuration->limits);
-    } else if (std::holds_alternative<uplink::Stop>(event)) {
-      spdlog::info("the intercept says that this sidecar is to end");
-      told_to_stop_ = true;
-    } else if (const auto* lost = std::get_if<uplink::StreamLost>(&event)) {
-      if (const auto held = stream_log_.allow(Clock::now()))
-        spdlog::warn("no stream to {}:{}: {}{}", options_.uplink.intercept.host,
-                     options_.uplink.intercept.port.number, lost->reason, *held);
-      current_.stream_up = false;
-      current_.stream_problem = lost->reason;
-      engine_.stream_lost(stream_);
-    }
+void Shard::take_stream_events(Clock::time_point now) {
+  const Replicas::Said said = replicas_.take_events(now, now_);
+  // All replicas have the same to say, one a little sooner than another.
+  if (said.configuration) configure(said.configuration->limits);
+  if (said.stop) {
+    spdlog::info("the intercept says that this sidecar is to end");
+    told_to_stop_ = true;
   }
-  if (current_.stream_up && !asked_for_ports_ &&
-      session::Engine::wants_more_source_ports(stream_)) {
-    asked_for_ports_ = true;
-    uplink_.ask_for_more_source_ports();
+  current_.unusable[static_cast<size_t>(Unusable::malformed)] += said.malformed_headers;
+  if (said.leased &&
+      reopen_at_ == Clock::time_point::max()) {  // it was closed for want of a stream
+    reopen_at_ = Clock::time_point::min();
+    take_up_open_flows();
   }
-}
-
-void Shard::take_headers(std::string_view headers) {
-  const bool whole = uplink::for_each_header(
-      headers, [&](const net::Packet& packet) { engine_.on_shadow(now_, stream_, packet); });
-  if (!whole)  // the intercept sends none such
-    ++current_.unusable[static_cast<size_t>(Unusable::malformed)];
 }
 
 void Shard::configure(const program::Limits& limits) {
@@ -243,15 +216,16 @@ void Shard::configure(const program::Limits& limits) {
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.
 void Shard::report() {
   report_at_ = Clock::now() + report_interval;
-  if (current_.stream_up && uplink_.report(engine_.unreported(stream_)))
-    engine_.set_reported(stream_);
+  replicas_.report();
 }
 
 // ---- what others see
 
 void Shard::publish() {
   current_.engine = engine_.counters();
-  current_.uplink = uplink_.counters();
+  current_.uplink = replicas_.counters();
+  current_.streams = replicas_.streams();
+  current_.stream_problem = replicas_.problem();
   current_.capture = earlier_captures_;
   if (capture_) {
     const capture::CaptureCounters open = capture_->counters();
@@ -264,7 +238,8 @@ void Shard::publish() {
 
 std::optional<std::string> Shard::not_ready() const {
   const std::lock_guard lock(published_mutex_);
-  if (!published_.stream_up)
+  if (std::none_of(published_.streams.begin(), published_.streams.end(),
+                   [](const auto& stream) { return stream.second; }))
     return "no stream to the intercept" +
            (published_.stream_problem.empty() ? "" : ": " + published_.stream_problem);
   if (!published_.capturing) return "interface " + options_.capture.interface + " is gone";
@@ -282,6 +257,9 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
     for (size_t i = 0; i < names.size(); ++i) samples.push_back({values[i], {{label, names[i]}}});
     return samples;
   };
+  std::vector<program::Sample> streams;
+  for (const auto& [intercept, up] : now.streams)
+    streams.push_back({up ? 1U : 0U, {{"intercept", intercept}}});
   using program::counter;
   using program::gauge;
   return {
@@ -315,8 +293,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
               now.engine.retransmits),
       gauge("trafficmirror_memory_bytes", "Memory the engine holds; --memory-limit bounds it.",
             now.engine.memory),
-      gauge("trafficmirror_stream_up", "Whether there is a stream to the intercept.",
-            now.stream_up ? 1 : 0),
+      gauge("trafficmirror_stream_up",
+            "Whether there is a stream to a replica of the intercept, by its address.", streams),
       counter("trafficmirror_streams_total", "Streams to the intercept that got a lease.",
               now.uplink.streams),
       counter("trafficmirror_uplink_dropped_batches_total",

@@ -1,6 +1,6 @@
-// A shard: one capture, one engine and one stream to the intercept, all driven by one thread.
-// Packets are read in batches off the ring, go through the engine and the rewriter where they lie,
-// and leave as a batch on the stream; no lock and no other thread stands between.
+// A shard: one capture, one engine and a stream to each replica of the intercept, all driven by one
+// thread. Packets are read in batches off the ring, go through the engine and the rewriter where
+// they lie, and leave as a batch on the stream; no lock and no other thread stands between.
 #pragma once
 
 #include <atomic>
@@ -16,9 +16,8 @@
 #include "program/limits.h"
 #include "program/log.h"
 #include "sidecar/capture/capture.h"
-#include "sidecar/rewrite/rewrite.h"
+#include "sidecar/replicas.h"
 #include "sidecar/session/engine.h"
-#include "sidecar/uplink/uplink.h"
 
 namespace trafficmirror::sidecar {
 
@@ -31,7 +30,7 @@ class Shard : private capture::PacketReceiver {
     session::Engine::Options engine;  // but for its limits
     program::Limits limits;           // where the intercept says nothing else
     uplink::Uplink::Options uplink;
-    // Without a stream for so long it ends; 0: it does not.
+    // Without a stream to any replica for so long it ends; 0: it does not.
     std::chrono::milliseconds give_up_after{0};
   };
 
@@ -47,7 +46,7 @@ class Shard : private capture::PacketReceiver {
   std::vector<prometheus::MetricFamily> metrics() const;
 
  private:
-  using Clock = uplink::Uplink::Clock;
+  using Clock = Replicas::Clock;
   // Packets that were captured and can't be used, by reason.
   enum class Unusable : uint8_t { not_tcp, fragment, malformed, bad_checksum };
   static constexpr std::array unusable_names = {"not_tcp", "fragment", "malformed", "bad_checksum"};
@@ -57,7 +56,7 @@ class Shard : private capture::PacketReceiver {
     uplink::Uplink::Counters uplink;
     std::array<uint64_t, unusable_names.size()> unusable{};
     bool capturing = false;
-    bool stream_up = false;
+    std::vector<std::pair<std::string, bool>> streams;  // to whom, and whether it is there
     std::string stream_problem;
   };
 
@@ -66,33 +65,27 @@ class Shard : private capture::PacketReceiver {
   void open_capture();
   void take_up_open_flows();
   void close_capture();
-  void rest_without_stream(Clock::time_point now);
-  bool gave_up(Clock::time_point now) const;
-  void take_uplink_events();
+  void rest_without_stream();
+  bool gave_up() const;
+  void take_stream_events(Clock::time_point now);
   void configure(const program::Limits& limits);
   void report();
-  void take_headers(std::string_view headers);
   void publish();
   // The latest moment at which something has to be done though no descriptor is readable.
   Clock::time_point deadline() const;
 
   const Options options_;
-  rewrite::Rewriter rewriter_;
   session::Engine engine_;
-  session::Stream& stream_;
-  uplink::Uplink uplink_;
+  Replicas replicas_;
   std::unique_ptr<capture::Capture> capture_;  // null while the interface is gone
   capture::CaptureCounters earlier_captures_;
   Clock::time_point reopen_at_;
-  bool asked_for_ports_ = false;
   bool told_to_stop_ = false;
-  Clock::time_point last_stream_;  // there was one then
   Clock::time_point report_at_;
   program::Limits limits_;  // in use
   session::Time now_;
   Published current_;
   program::LogLimit capture_log_;
-  program::LogLimit stream_log_;
 
   mutable std::mutex published_mutex_;
   Published published_;

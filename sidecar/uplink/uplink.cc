@@ -138,7 +138,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
 
   bool report(const session::Counters& since) {
     const std::lock_guard lock(shared_->mutex);
-    if (ended_ || report_) return false;
+    if (ended_ || finishing_ || report_) return false;
     write_statistics(since, report_.emplace());
     write_next();
     return true;
@@ -340,6 +340,10 @@ class Uplink::Implementation {
 
   bool report(const session::Counters& since) { return stream_ && stream_->report(since); }
 
+  void end_stream() {
+    if (stream_) stream_->finish();
+  }
+
   void finish(milliseconds timeout) {
     next_dial_ = Clock::time_point::max();
     if (!stream_) return;
@@ -400,6 +404,9 @@ void Uplink::ask_for_more_source_ports() {
 }
 bool Uplink::report(const session::Counters& since) {
   return implementation_->report(since);
+}
+void Uplink::end_stream() {
+  implementation_->end_stream();
 }
 void Uplink::finish(std::chrono::milliseconds timeout) {
   implementation_->finish(timeout);

@@ -45,6 +45,11 @@ class Uplink {
   struct Counters {
     uint64_t streams = 0;          // that got a lease
     uint64_t dropped_batches = 0;  // there was no stream, or it took nothing for long
+
+    void add(const Counters& other) {
+      streams += other.streams;
+      dropped_batches += other.dropped_batches;
+    }
   };
 
   // More than this waiting for the stream to take it, and it is full(): senders should hold back.
@@ -73,7 +78,10 @@ class Uplink {
   // or there is no stream: then it is to be part of a later one.
   bool report(const session::Counters& since);
 
-  // Ends the stream once everything that waits has gone out, or after `timeout`; no further dials.
+  // Ends the stream once everything that waits has gone out: StreamLost follows, and a further
+  // dial.
+  void end_stream();
+  // Ends the stream so, or without waiting after `timeout`; no further dials.
   void finish(std::chrono::milliseconds timeout);
 
   const Counters& counters() const;
