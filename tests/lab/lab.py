@@ -34,6 +34,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
 
@@ -216,6 +217,7 @@ class Lab:
         self._fds = []
         self._lock = threading.Lock()
         self._postgres_template = None
+        self._hosts_file = None
 
     # --- its life -----------------------------------------------------------------------------
 
@@ -370,6 +372,19 @@ class Lab:
     def path(self, *names):
         return os.path.join(self.directory, *names)
 
+    def resolve(self, name, hosts):
+        """What a name means to the processes that are started from the first call on; they see
+        what later ones change."""
+        self._hosts_file = self.path("hosts")
+        lines = ["127.0.0.1 localhost", *(f"{host.ipv4} {name}" for host in hosts)]
+        # It is mounted, so it stays the same file; as long as before, nobody finds half of it.
+        text = "\n".join(lines).ljust(1024, "\n").encode()
+        fd = os.open(self._hosts_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.pwrite(fd, text, 0)
+        finally:
+            os.close(fd)
+
     @contextlib.contextmanager
     def network(self, host):
         """Puts this thread into a host's network."""
@@ -391,7 +406,7 @@ class Lab:
                     cwd=self.directory,
                     env=variables,
                     start_new_session=True,  # Ctrl-C is for this process alone
-                    preexec_fn=private_mounts,
+                    preexec_fn=lambda: private_mounts(self._hosts_file),
                     **options,
                 )
                 self._children = [child for child in self._children if child.returncode is None]
@@ -565,17 +580,19 @@ class Lab:
             return self.production.start(command, "sidecar")
         return self.start_ready(self.production, command, "sidecar", self.sidecar_ready)
 
-    def start_intercept(self, ready=True, **options):
+    def start_intercept(self, ready=True, host=None, **options):
         command = self.intercept_command(**options)
+        name = f"intercept-{host.name}" if host else "intercept"
+        host = host or self.intercept
         if not ready:
-            return self.intercept.start(command, "intercept")
-        return self.start_ready(self.intercept, command, "intercept", self.intercept_ready)
+            return host.start(command, name)
+        return self.start_ready(host, command, name, lambda: self.intercept_ready(host))
 
     def sidecar_ready(self):
         return self.production.get(SIDECAR_HTTP, "/readyz")[0] == 200
 
-    def intercept_ready(self):
-        return self.intercept.get(INTERCEPT_HTTP, "/readyz")[0] == 200
+    def intercept_ready(self, host=None):
+        return (host or self.intercept).get(INTERCEPT_HTTP, "/readyz")[0] == 200
 
     def mirror(self, port=80, family=4, sidecar=None, intercept=None):
         """Starts both programs, so that `port` of production is mirrored to that of the shadow."""
@@ -633,7 +650,7 @@ class Load:
             return file.read().split()
 
 
-Request = collections.namedtuple("Request", "id time request_time bytes")
+Request = collections.namedtuple("Request", "id time request_time bytes address port")
 
 
 class Server:
@@ -697,8 +714,9 @@ class Nginx(Server):
         with open(self.log_file) as file:
             for line in file:
                 fields = line.split()
-                if line.endswith("\n") and len(fields) == 4:
-                    requests.append(Request(fields[0], float(fields[1]), float(fields[2]), int(fields[3])))
+                if line.endswith("\n") and len(fields) == 6:
+                    times = float(fields[1]), float(fields[2])
+                    requests.append(Request(fields[0], *times, int(fields[3]), fields[4], int(fields[5])))
         return requests
 
 
@@ -709,7 +727,7 @@ daemon off;
 pid {directory}/nginx.pid;
 events {{ worker_connections 10000; }}
 http {{
-  log_format request '$arg_id $msec $request_time $request_length';
+  log_format request '$arg_id $msec $request_time $request_length $remote_addr $remote_port';
   access_log {directory}/requests.log request buffer=64k flush=20ms;
   client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy;
@@ -823,12 +841,14 @@ def flags(options):
     return words
 
 
-def private_mounts():
+def private_mounts(hosts_file):
     """Runs in a child: /proc and /sys are those of its own namespaces, as they are in a pod."""
     check(libc.unshare(CLONE_NEWNS | CLONE_NEWIPC), "unshare")
     check(libc.mount(None, b"/", None, MS_REC | MS_SLAVE, None), "mount /")
     check(libc.mount(b"proc", b"/proc", b"proc", 0, None), "mount /proc")
     check(libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None), "mount /sys")
+    if hosts_file is not None:
+        check(libc.mount(hosts_file.encode(), b"/etc/hosts", None, MS_BIND, None), "mount /etc/hosts")
 
 
 def make_directory(prefix):
