@@ -57,7 +57,7 @@ int run(int argc, const char* const* argv) {
   program::add_ports(app, "--port", options.capture.ports, "production TCP port; may be repeated")
       ->required();
   program::add_host_port(app, "--intercept", options.uplink.intercept,
-                         "where the intercept listens")
+                         "where the intercept listens; each address of a name is a replica")
       ->required();
   app.add_option("--interface", options.capture.interface,
                  "interface to copy from, also lo or any; default: that of the default route")
@@ -69,7 +69,7 @@ int run(int argc, const char* const* argv) {
       ->capture_default_str();
   program::add_limit_flags(app, options.limits);
   program::add_duration(app, "--give-up-after", options.give_up_after,
-                        "end, with exit code 0, without a stream for so long; default: never");
+                        "end, with exit code 0, without any stream for so long; default: never");
   program::add_duration(app, "--idle-timeout", idle_timeout,
                         "a connection without a packet for so long is forgotten");
   program::add_duration(

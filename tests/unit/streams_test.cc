@@ -23,11 +23,13 @@ struct Replica : SegmentSink {
     if (segment.header.flags.syn) ++syns;
     if (segment.header.flags.rst) ++resets;
     last = path;
+    last_sequence = segment.header.sequence;
   }
   Stream* stream = nullptr;
   size_t syns = 0;
   size_t resets = 0;
   Path last;
+  net::SequenceNumber last_sequence;
 };
 
 // An engine, and the streams it has.
@@ -210,6 +212,38 @@ TEST_F(Streams, OneWithoutATargetForThePortIsPassedOver) {
   open(100);
   EXPECT_EQ(shed(ShedReason::no_target), 1U);
   EXPECT_EQ(engine.counters()[CloseReason::target_gone], 100U) << "those of its own lease";
+}
+
+TEST_F(Streams, ALeaseConcernsOnlyTheSessionsOfItsStream) {
+  add(1);
+  add(2);
+  open_many(100);
+  const uint64_t its = replicas[1].syns;
+  ASSERT_GT(its, 0U);
+  engine.set_lease(now, *replicas[1].stream, {});
+  EXPECT_EQ(engine.counters()[CloseReason::target_gone], its);
+  EXPECT_EQ(engine.counters().active, 100 - its);
+}
+
+TEST_F(Streams, WhatComesFromTheSourcePortsOfAnyOfThemIsOwnTraffic) {
+  add(1);
+  add(2);
+  for (const char* own : {"10.9.0.1:10000", "10.9.0.2:10000"}) {
+    const std::string syn = tests::packet(own, server, {.flags = {.syn = true}});
+    engine.on_production(now, tests::parsed(syn));
+  }
+  EXPECT_EQ(shed(ShedReason::own_traffic), 2U);
+  EXPECT_EQ(engine.counters().opened, 0U);
+}
+
+TEST_F(Streams, OneThatComesBackBeginsWithOtherSequenceNumbers) {
+  Replica& before = add(1);
+  open(0);
+  engine.remove_stream(*before.stream);
+  Replica& after = add(1);
+  open(1);
+  ASSERT_EQ(after.last.source, before.last.source);
+  EXPECT_NE(after.last_sequence, before.last_sequence) << "the shadow may remember the last one";
 }
 
 TEST_F(Streams, OneThatIsFullHoldsUpNoOther) {

@@ -244,6 +244,19 @@ TEST(Uplink, FinishesBehindEverythingItWasGiven) {
   EXPECT_EQ(intercept.packets(), batch + "last");
 }
 
+TEST(Uplink, EndsAStreamBehindEverythingAndDialsAgain) {
+  Intercept intercept;
+  Uplink uplink(options_for(intercept.port()));
+  ASSERT_TRUE(next<session::Lease>(uplink));
+  uplink.send("last");
+  uplink.end_stream();
+  EXPECT_FALSE(uplink.report({})) << "it would not go out any more";
+  EXPECT_TRUE(next<StreamLost>(uplink));
+  EXPECT_TRUE(intercept.wait_for([&] { return intercept.ended; }));
+  EXPECT_EQ(intercept.packets(), "last");
+  EXPECT_TRUE(next<session::Lease>(uplink));
+}
+
 TEST(Uplink, EndsAStreamWhoseLeaseMakesNoSense) {
   v1::InterceptMessage nonsense = lease_message();
   nonsense.mutable_lease()->mutable_sources(0)->set_address("three");
