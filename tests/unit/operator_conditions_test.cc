@@ -1,4 +1,5 @@
-// Every reason that a condition can have, brought about, with words that name the cause and the cure.
+// Every reason that a condition can have, brought about, with words that name the cause and the
+// cure.
 #include <fstream>
 #include <functional>
 #include <iterator>
@@ -69,7 +70,8 @@ void shadow_is_pods(Cluster& cluster) {
 
 const Json app{{"app", "checkout"}};
 const Json app_and_label{{"app", "checkout"}, {names::inject, names::inject_enabled}};
-const std::string pod_security = "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\"";
+const std::string pod_security =
+    "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\"";
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all{
@@ -102,7 +104,9 @@ const std::vector<Case>& cases() {
        "False",
        "NotGranted",
        {"kubectl annotate namespace shop-shadow trafficmirror.dev/accept-from=shop"},
-       [](Cluster& cluster) { cluster.namespaces["shop-shadow"]["metadata"].erase("annotations"); }},
+       [](Cluster& cluster) {
+         cluster.namespaces["shop-shadow"]["metadata"].erase("annotations");
+       }},
       {"Consented",
        "False",
        "NotGranted",
@@ -165,7 +169,10 @@ const std::vector<Case>& cases() {
          cluster.sidecars_are_started = false;
          cluster.settle();
        }},
-      {"Attached", "False", "Attaching", {"pod checkout-a", "is being started"},
+      {"Attached",
+       "False",
+       "Attaching",
+       {"pod checkout-a", "is being started"},
        with_sidecar(Json::parse(R"({"waiting": {"reason": "ContainerCreating"}})"))},
       {"Attached",
        "False",
@@ -193,7 +200,8 @@ const std::vector<Case>& cases() {
       {"Attached",
        "False",
        "SidecarEnded",
-       {"pod checkout-a", "exit code 137 (OOMKilled): too big", "kubectl logs -n shop checkout-a -c"},
+       {"pod checkout-a", "exit code 137 (OOMKilled): too big",
+        "kubectl logs -n shop checkout-a -c"},
        with_sidecar(Json::parse(R"({"terminated": {
            "exitCode": 137, "reason": "OOMKilled", "message": "too big"}})"))},
       {"Attached",
@@ -342,11 +350,7 @@ const std::vector<Case>& cases() {
          cluster.refused["objects"] = "exceeded quota";
          cluster.settle();
        }},
-      {"InterceptAvailable",
-       "False",
-       "Deploying",
-       {"is being deployed"},
-       [](Cluster&) {}},
+      {"InterceptAvailable", "False", "Deploying", {"is being deployed"}, [](Cluster&) {}},
       {"InterceptAvailable",
        "False",
        "Deploying",
@@ -376,7 +380,9 @@ const std::vector<Case>& cases() {
              {{{"type", "ReplicaFailure"}, {"status", "True"}, {"message", "exceeded quota"}}});
          cluster.settle();
        }},
-      {"InterceptAvailable", "False", "Unschedulable",
+      {"InterceptAvailable",
+       "False",
+       "Unschedulable",
        {"finds no node", "spec.intercept", "0/3 nodes are available"},
        with_intercept_pod([](Json& pod) {
          pod["status"]["conditions"][0] = {{"type", "PodScheduled"},
@@ -544,9 +550,10 @@ const std::vector<Case>& cases() {
 // Where it does not run, all that are about running say so.
 std::vector<Case> cases_of_stopping() {
   std::vector<Case> all;
-  for (const auto& [condition, status] :
-       {std::pair("Attached", "False"), {"InterceptAvailable", "False"},
-        {"ReplyPathVerified", "Unknown"}, {"Mirroring", "False"}}) {
+  for (const auto& [condition, status] : {std::pair("Attached", "False"),
+                                          {"InterceptAvailable", "False"},
+                                          {"ReplyPathVerified", "Unknown"},
+                                          {"Mirroring", "False"}}) {
     const auto pause = [](bool stubborn) {
       return [stubborn](Cluster& cluster) {
         if (stubborn) cluster.stubborn = {"checkout-a"};
@@ -596,21 +603,30 @@ TEST(Conditions, AreAllThereWhateverHappens) {
     for (const Json& condition : status["conditions"]) {
       types.push_back(condition["type"]);
       EXPECT_NE(condition["message"], "");
-      EXPECT_TRUE(std::regex_match(condition["reason"].get<std::string>(),
-                                   std::regex("[A-Z][A-Za-z]*")));
+      EXPECT_TRUE(
+          std::regex_match(condition["reason"].get<std::string>(), std::regex("[A-Z][A-Za-z]*")));
     }
-    EXPECT_EQ(types, (std::vector<std::string>{"Ready", "Consented", "Attached",
-                                               "InterceptAvailable", "ReplyPathVerified",
-                                               "Mirroring"}));
+    EXPECT_EQ(types,
+              (std::vector<std::string>{"Ready", "Consented", "Attached", "InterceptAvailable",
+                                        "ReplyPathVerified", "Mirroring"}));
   }
 }
 
 // Words in the source that look like reasons and are none: the types of conditions, what Kubernetes
 // says, and kinds.
-const std::set<std::string> no_reasons{
-    "True",           "False",      "Unknown",         "Ready",        "Consented",
-    "Attached",       "ConfigMap",  "InterceptAvailable", "ReplyPathVerified",
-    "ReplicaFailure", "PodScheduled", "CrashLoopBackOff", "Error"};
+const std::set<std::string> no_reasons{"True",
+                                       "False",
+                                       "Unknown",
+                                       "Ready",
+                                       "Consented",
+                                       "Attached",
+                                       "ConfigMap",
+                                       "InterceptAvailable",
+                                       "ReplyPathVerified",
+                                       "ReplicaFailure",
+                                       "PodScheduled",
+                                       "CrashLoopBackOff",
+                                       "Error"};
 
 TEST(Conditions, HaveNoReasonThatIsNotBroughtAboutHere) {
   std::ifstream file(PLAN_SOURCE);

@@ -994,8 +994,8 @@ Json world_of(const Cluster& cluster) {
           {"conditions", cluster.mirror.is_null() ? Json() : cluster.status()["conditions"]}};
 }
 
-// Step by step through a life: whenever it is killed on the way, and whatever it remembered is gone,
-// the step ends as it does without.
+// Step by step through a life: whenever it is killed on the way, and whatever it remembered is
+// gone, the step ends as it does without.
 TEST(Killed, AtAnyWriteTheOperatorGoesOnToTheSameWorld) {
   using Step = std::pair<const char*, std::function<void(Cluster&)>>;
   const std::vector<Step> life{
