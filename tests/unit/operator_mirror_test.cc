@@ -85,7 +85,8 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
       {"/source/ports", Json::array(), "spec.source.ports is empty"},
       {"/source/ports", {8080, 9090}, ""},
       {"/source/ports", "8080", "does not keep to the schema"},
-      {"/source/selector", {{"matchExpressions", {{{"key", "a"}, {"operator", "In"}}}}},
+      {"/source/selector",
+       {{"matchExpressions", {{{"key", "a"}, {"operator", "In"}}}}},
        "spec.source.selector: the label a has operator In and no values"},
       {"/shadow", {{"namespace", "x"}}, "names neither a service nor a selector"},
       {"/shadow",
@@ -139,23 +140,22 @@ TEST(Selector, SelectsAsKubernetesDoes) {
     Json selector;
     bool selects;
   };
-  const std::vector<Case> all{
-      {Json::object(), true},
-      {{{"matchLabels", {{"app", "checkout"}}}}, true},
-      {{{"matchLabels", {{"app", "checkout"}, {"tier", "web"}}}}, true},
-      {{{"matchLabels", {{"app", "checkout"}, {"tier", "db"}}}}, false},
-      {{{"matchLabels", {{"zone", "a"}}}}, false},
-      {expression("app", "In", {"cart", "checkout"}), true},
-      {expression("app", "In", {"cart"}), false},
-      {expression("zone", "In", {"a"}), false},
-      {expression("app", "NotIn", {"cart"}), true},
-      {expression("app", "NotIn", {"checkout"}), false},
-      // A label that is not there has none of the values.
-      {expression("zone", "NotIn", {"a"}), true},
-      {expression("app", "Exists", Json::array()), true},
-      {expression("zone", "Exists", Json::array()), false},
-      {expression("app", "DoesNotExist", Json::array()), false},
-      {expression("zone", "DoesNotExist", Json::array()), true}};
+  const std::vector<Case> all{{Json::object(), true},
+                              {{{"matchLabels", {{"app", "checkout"}}}}, true},
+                              {{{"matchLabels", {{"app", "checkout"}, {"tier", "web"}}}}, true},
+                              {{{"matchLabels", {{"app", "checkout"}, {"tier", "db"}}}}, false},
+                              {{{"matchLabels", {{"zone", "a"}}}}, false},
+                              {expression("app", "In", {"cart", "checkout"}), true},
+                              {expression("app", "In", {"cart"}), false},
+                              {expression("zone", "In", {"a"}), false},
+                              {expression("app", "NotIn", {"cart"}), true},
+                              {expression("app", "NotIn", {"checkout"}), false},
+                              // A label that is not there has none of the values.
+                              {expression("zone", "NotIn", {"a"}), true},
+                              {expression("app", "Exists", Json::array()), true},
+                              {expression("zone", "Exists", Json::array()), false},
+                              {expression("app", "DoesNotExist", Json::array()), false},
+                              {expression("zone", "DoesNotExist", Json::array()), true}};
   for (const Case& one : all) {
     EXPECT_EQ(problem_of_selector(one.selector), std::nullopt) << one.selector;
     EXPECT_EQ(selects(one.selector, labels), one.selects) << one.selector;
@@ -168,15 +168,14 @@ TEST(Selector, SelectsAsKubernetesDoes) {
 }
 
 TEST(Selector, WithoutSenseIsTold) {
-  for (const auto& [op, values] : std::vector<std::pair<const char*, Json>>{
-           {"In", Json::array()},
-           {"NotIn", Json::array()},
-           {"Exists", {"a"}},
-           {"DoesNotExist", {"a"}},
-           {"Gt", {"1"}}}) {
+  for (const auto& [op, values] :
+       std::vector<std::pair<const char*, Json>>{{"In", Json::array()},
+                                                 {"NotIn", Json::array()},
+                                                 {"Exists", {"a"}},
+                                                 {"DoesNotExist", {"a"}},
+                                                 {"Gt", {"1"}}}) {
     const Json requirement{{"key", "zone"}, {"operator", op}, {"values", values}};
-    const auto problem =
-        problem_of_selector({{"matchExpressions", Json::array({requirement})}});
+    const auto problem = problem_of_selector({{"matchExpressions", Json::array({requirement})}});
     ASSERT_TRUE(problem) << op;
     EXPECT_NE(problem->find(std::string("the label zone has operator ") + op), std::string::npos);
   }

@@ -84,9 +84,9 @@ TEST(Objects, FindOneAnother) {
   const auto objects = objects_by_kind(mirror_of_shop(), input_of_shop());
   const Json& deployment = objects.at("Deployment")["spec"];
   const Json& labels = deployment["template"]["metadata"]["labels"];
-  for (const Json* selector : {&deployment["selector"]["matchLabels"],
-                               &objects.at("Service")["spec"]["selector"],
-                               &objects.at("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]}) {
+  for (const Json* selector :
+       {&deployment["selector"]["matchLabels"], &objects.at("Service")["spec"]["selector"],
+        &objects.at("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]}) {
     EXPECT_FALSE(selector->empty());
     for (const auto& [key, value] : selector->items()) EXPECT_EQ(labels[key], value);
   }
