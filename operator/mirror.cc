@@ -11,6 +11,8 @@ namespace {
 
 using kube::Json;
 
+constexpr std::chrono::hours longest_duration{10 * 365 * 24};
+
 // "1h30m": the sum of its parts. Nothing where it isn't one, or longer than ten years.
 std::optional<std::chrono::seconds> parse_sum_of_durations(const std::string& text) {
   std::chrono::seconds sum{0};
@@ -23,7 +25,7 @@ std::optional<std::chrono::seconds> parse_sum_of_durations(const std::string& te
     sum += std::chrono::duration_cast<std::chrono::seconds>(*part);
     begin = unit + 1;
   }
-  if (sum <= std::chrono::seconds(0)) return std::nullopt;
+  if (sum <= std::chrono::seconds(0) || sum > longest_duration) return std::nullopt;
   return sum;
 }
 

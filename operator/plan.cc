@@ -101,7 +101,9 @@ class Planner {
       return no("ShadowNamespaceNotFound", "there is no namespace " + shadow +
                                                ": create it, or correct spec.shadow.namespace");
     if (seen_.shadow_namespace->contains("/metadata/deletionTimestamp"_json_pointer))
-      return no("ShadowNamespaceTerminating", "namespace " + shadow + " is being deleted");
+      return no("ShadowNamespaceTerminating", "namespace " + shadow +
+                                                  " is being deleted: create it anew when it is "
+                                                  "gone, or correct spec.shadow.namespace");
     const Json annotations =
         seen_.shadow_namespace->value("/metadata/annotations"_json_pointer, Json::object());
     const std::string list = annotations.value(names::accept_from, "");
@@ -162,7 +164,8 @@ class Planner {
   void find_targets_of(const ShadowService& service) {
     const std::string whole = mirror_.shadow_namespace + "/" + service.name;
     if (!seen_.shadow_service) {
-      no_targets_ = no("ServiceNotFound", "there is no Service " + whole);
+      no_targets_ = no("ServiceNotFound", "there is no Service " + whole +
+                                              ": create it, or correct spec.shadow.service.name");
       return;
     }
     const Json spec = seen_.shadow_service->value("spec", Json::object());
@@ -175,14 +178,17 @@ class Planner {
         return port.value("port", 0) == wanted.number;
       });
       if (found == ports.end()) {
+        if (no_targets_) continue;
         std::string has;
         for (const Json& port : ports)
           has += (has.empty() ? "" : ", ") + std::to_string(port.value("port", 0));
         no_targets_ =
             no("ServicePortNotFound", "Service " + whole + " has no port " +
-                                          std::to_string(wanted.number) + ", only " + has);
-        return;
+                                          std::to_string(wanted.number) + ", only " + has +
+                                          ": correct spec.shadow.service.port, or the Service");
+        continue;
       }
+      const size_t before = targets_.size();
       const std::string name = found->value("name", "");
       const Json subsets =
           seen_.endpoints ? seen_.endpoints->value("subsets", Json::array()) : Json::array();
@@ -192,11 +198,11 @@ class Planner {
           for (const Json& address : subset.value("addresses", Json::array()))
             add_target(production, address.value("ip", ""), port.value("port", uint16_t{0}));
         }
+      if (targets_.size() == before && !no_targets_)
+        no_targets_ = no("NoEndpoints", "Service " + whole + " has no ready endpoints for port " +
+                                            std::to_string(wanted.number) +
+                                            ": do its pods run, and does its selector match them?");
     }
-    if (targets_.empty())
-      no_targets_ = no("NoEndpoints", "Service " + whole +
-                                          " has no ready endpoints: do its pods run, and does its "
-                                          "selector match them?");
   }
 
   void find_targets_by_selector(const Json& selector) {
@@ -209,7 +215,8 @@ class Planner {
     }
     if (targets_.empty())
       no_targets_ = no("NoEndpoints", "no pod of namespace " + mirror_.shadow_namespace +
-                                          " that spec.shadow.selector matches is ready");
+                                          " that spec.shadow.selector matches is ready: do they "
+                                          "run, and do they carry its labels?");
   }
 
   // ---- production's pods
@@ -299,7 +306,9 @@ class Planner {
         if (sidecar->revision == revision) {
           state.attached = true;
         } else if (sidecar->kind == Container::Kind::ephemeral) {
-          problem("OldSidecarRuns", "a sidecar with other settings is still running there");
+          problem("OldSidecarRuns",
+                  "a sidecar with other settings has not ended though it was told to: wait for it, "
+                  "or restart the workload");
         } else {
           problem("RestartNeeded",
                   "its sidecar was injected with other settings: restart the workload");
@@ -307,10 +316,14 @@ class Planner {
         return;
       case Container::State::waiting:
         if (is_image_problem(sidecar->reason))
-          return problem("ImagePullFailed", "the sidecar's image can't be pulled (" +
-                                                sidecar->reason + "): " + sidecar->message);
-        if (sidecar->reason == "CrashLoopBackOff" || sidecar->reason.starts_with("Create"))
-          return problem("SidecarNotStarting", sidecar->reason + ": " + sidecar->message);
+          return problem("ImagePullFailed",
+                         "the sidecar's image can't be pulled (" + sidecar->reason +
+                             "): " + sidecar->message +
+                             "; see the operator's --sidecar-image, and whether the node may pull "
+                             "it. A pod keeps the image that was attached to it");
+        if (sidecar->reason == "CrashLoopBackOff" || sidecar->reason.ends_with("Error"))
+          return problem("SidecarNotStarting", "the sidecar does not start (" + sidecar->reason +
+                                                   "): " + sidecar->message);
         return problem("Attaching", "the sidecar is being started");
       case Container::State::terminated:
         return judge_ended(pod, containers, state);
@@ -354,7 +367,7 @@ class Planner {
     }
     if (!is_running(pod)) {
       state.reason = "PodNotRunning";
-      state.message = "it does not run yet";
+      state.message = "it does not run yet; a sidecar is attached when it does";
       return;
     }
     attach(pod, name_, state);
@@ -365,17 +378,23 @@ class Planner {
     state.reason = "SidecarEnded";
     state.message = "the sidecar ended with exit code " + std::to_string(last.exit_code) +
                     (last.reason.empty() ? "" : " (" + last.reason + ")") +
-                    (last.message.empty() ? "" : ": " + last.message);
+                    (last.message.empty() ? "" : ": " + last.message) +
+                    "; another one follows. kubectl logs -n " + mirror_.key.namespace_ + " " +
+                    kube::key_of(pod).name + " -c " + last.name + " says why";
     if (last.kind != Container::Kind::ephemeral) return;  // the kubelet starts it again
+    if (injected_) return judge_without(pod, state);
     const auto failures = std::count_if(containers.begin(), containers.end(), [](const auto& c) {
       return c.state == Container::State::terminated && c.exit_code != 0;
     });
-    if (last.exit_code != 0) {
-      const auto ended = kube::time_of(last.finished_at).value_or(seen_.now);
-      const auto pause =
-          std::min(first_attach_pause * (1 << std::min<int>(static_cast<int>(failures) - 1, 10)),
-                   longest_attach_pause);
-      if (seen_.now < ended + pause) return look_again_at(ended + pause);
+    // Also one that ended well, as it was told, is followed by another only when the intercepts
+    // have had the time to hear that nobody is to end any more.
+    const int doublings = last.exit_code == 0 ? 0 : std::min(static_cast<int>(failures) - 1, 10);
+    const auto pause = std::min(first_attach_pause * (1 << doublings), longest_attach_pause);
+    // A node that was lost does not say when.
+    const auto ended = kube::time_of(last.finished_at);
+    if (ended && seen_.now < *ended + pause) {
+      if (!stopped_) look_again_at(*ended + pause);
+      return;
     }
     attach(pod, name_ + "-" + std::to_string(containers.size() + 1), state);
   }
@@ -396,35 +415,39 @@ class Planner {
       state.message = pod_security_cure(mirror_.key.namespace_, "NET_RAW");
     } else {
       state.reason = "AttachRefused";
-      state.message = refused->second.message;
+      state.message =
+          "the API server refuses the sidecar, which is tried again: " + refused->second.message;
     }
   }
 
   // ---- stopping
 
-  const Observation::Owned* owned_deployment() const {
-    const auto found = std::find_if(
-        seen_.owned.begin(), seen_.owned.end(),
-        [](const Observation::Owned& owned) { return owned.resource == resources::deployments; });
-    return found == seen_.owned.end() ? nullptr : &*found;
+  // In whatever namespace: there are two while spec.shadow.namespace changes.
+  bool has_intercept() const {
+    return std::any_of(seen_.owned.begin(), seen_.owned.end(), [](const Observation::Owned& owned) {
+      return owned.resource == resources::deployments;
+    });
   }
 
-  size_t connected() const {
+  // The names of the pods whose sidecars have a stream.
+  std::set<std::string> connected() const {
     std::set<std::string> sidecars;
     for (const auto& [pod, reading] : seen_.readings)
       if (reading.report)
         for (const auto& [name, sessions] : reading.report->sidecars) sidecars.insert(name);
-    return sidecars.size();
+    return sidecars;
   }
 
   void decide_stopping() {
     // Sidecars that must end: all of them, or those that are not wanted as they are.
-    const bool some_left = stopped_ ? running_ephemeral_ > 0 || connected() > 0 : strays_ > 0;
+    const bool some_left = stopped_ ? running_ephemeral_ > 0 || !connected().empty() : strays_ > 0;
     if (!stopped_ && strays_ == 0) return;
     stopping_since_ = kube::time_of(seen_.status.value("stoppingSince", ""));
-    if (!stopping_since_) stopping_since_ = seen_.now;
+    // What the spec asks for since then has half a minute of its own.
+    const bool edited = seen_.status.value("observedGeneration", int64_t{0}) != mirror_.generation;
+    if (!stopping_since_ || edited) stopping_since_ = seen_.now;
     const WallTime until = *stopping_since_ + stop_within;
-    stopping_ = some_left && owned_deployment() && seen_.now < until;
+    stopping_ = some_left && has_intercept() && seen_.now < until;
     if (stopping_) look_again_at(until);
   }
 
@@ -447,13 +470,13 @@ class Planner {
     const std::string configuration = told_to_stop(before[at].get<std::string>());
     object["data"]["intercept.yaml"] = configuration;
     plan_.objects.push_back({resources::config_maps, std::move(object)});
-    notify(configuration);
+    notify(configuration, kube::key_of(before).namespace_);
   }
 
   void take_down() {
     if (!stopping_) {
       plan_.surplus = seen_.owned;
-      plan_.remove_finalizer = mirror_.deleted && seen_.owned.empty();
+      plan_.remove_finalizer = mirror_.deleted && mirror_.has_finalizer && seen_.owned.empty();
       return;
     }
     for (const Observation::Owned& owned : seen_.owned)
@@ -462,20 +485,17 @@ class Planner {
 
   // ---- running
 
-  const Observation::Owned* owned_secret(const std::string& namespace_,
-                                         const std::string& name) const {
+  const Observation::Owned* owned(const kube::Resource& resource, const kube::Key& key) const {
     for (const Observation::Owned& owned : seen_.owned)
-      if (owned.resource == resources::secrets &&
-          kube::key_of(*owned.object) == kube::Key{namespace_, name})
-        return &owned;
+      if (owned.resource == resource && kube::key_of(*owned.object) == key) return &owned;
     return nullptr;
   }
 
   kube::SecretData leaf(const std::string& namespace_, const std::string& secret,
                         const std::string& identity) {
-    const Observation::Owned* owned = owned_secret(namespace_, secret);
+    const Observation::Owned* before = owned(resources::secrets, {namespace_, secret});
     const RotatedSecret rotated =
-        rotate_leaf(owned ? kube::data_of(*owned->object) : kube::SecretData{}, seen_.ca,
+        rotate_leaf(before ? kube::data_of(*before->object) : kube::SecretData{}, seen_.ca,
                     Names{.uris = {identity}}, seen_.now, lifetimes_);
     look_again_at(rotated.look_again);
     return rotated.data;
@@ -497,7 +517,7 @@ class Planner {
     input.sidecar_leaf = leaf(mirror_.key.namespace_, sidecar_secret_for(mirror_.key),
                               sidecar_identity(mirror_.key));
     plan_.objects = objects_for(mirror_, input, settings_, abilities_);
-    notify(configuration_of(mirror_, targets_, stopping_));
+    notify(configuration_of(mirror_, targets_, stopping_), mirror_.shadow_namespace);
 
     for (const Observation::Owned& owned : seen_.owned) {
       const bool wanted =
@@ -515,38 +535,53 @@ class Planner {
     if (mirror_.duration && started_) look_again_at(*started_ + *mirror_.duration);
   }
 
-  void notify(const std::string& configuration) {
+  // The intercepts of that namespace, in place of those named before.
+  void notify(const std::string& configuration, const std::string& namespace_) {
     plan_.configuration = hash_of(configuration);
     plan_.to_notify.clear();
     for (const SharedJson& pod : seen_.intercept_pods) {
+      if (kube::key_of(*pod).namespace_ != namespace_) continue;
       const Json annotations = pod->value("/metadata/annotations"_json_pointer, Json::object());
       if (annotations.value(names::configuration, "") != plan_.configuration)
         plan_.to_notify.push_back(kube::key_of(*pod));
     }
   }
 
+  // Those of before are elsewhere while spec.shadow.namespace changes.
+  bool is_in_shadow_namespace(const Json& pod) const {
+    return kube::key_of(pod).namespace_ == mirror_.shadow_namespace;
+  }
+
   size_t ready_intercepts() const {
-    return static_cast<size_t>(
-        std::count_if(seen_.intercept_pods.begin(), seen_.intercept_pods.end(),
-                      [](const SharedJson& pod) { return has_condition(*pod, "Ready"); }));
+    return static_cast<size_t>(std::count_if(
+        seen_.intercept_pods.begin(), seen_.intercept_pods.end(), [&](const SharedJson& pod) {
+          return is_in_shadow_namespace(*pod) && has_condition(*pod, "Ready");
+        }));
   }
 
   // ---- what is said of it
 
   Verdict judge_attached() const {
     if (matched_ == 0)
-      return no("NoPods",
-                "no pod of namespace " + mirror_.key.namespace_ + " matches spec.source.selector");
+      return no("NoPods", "no pod of namespace " + mirror_.key.namespace_ +
+                              " matches spec.source.selector: compare it with the pods' labels");
     const std::string count = count_of(attached_, matched_, "pods have a sidecar");
     if (attached_ == matched_) return yes("AllAttached", count);
+    if (stopping_)
+      return no("Stopping", count +
+                                "; others are attached when those have ended that are not "
+                                "wanted as they are, within half a minute");
     return no(first_problem_->reason, count + "; " + first_problem_->message);
   }
 
   Verdict judge_intercept() const {
     if (no_targets_) return *no_targets_;
     if (const auto refused = seen_.refusals.find("objects"); refused != seen_.refusals.end())
-      return no("ApplyRefused", refused->second.message);
-    const Observation::Owned* deployment = owned_deployment();
+      return no("ApplyRefused",
+                "the API server refuses what the intercept needs, which is tried again: " +
+                    refused->second.message);
+    const Observation::Owned* deployment =
+        owned(resources::deployments, {mirror_.shadow_namespace, name_});
     if (!deployment) return no("Deploying", "the intercept is being deployed");
     const size_t ready = ready_intercepts();
     if (ready > 0)
@@ -558,25 +593,30 @@ class Planner {
       if (is_pod_security(message))
         return no("PodSecurityForbids",
                   pod_security_cure(mirror_.shadow_namespace, "NET_ADMIN and NET_RAW"));
-      return no("PodsRefused", message);
+      return no("PodsRefused", "namespace " + mirror_.shadow_namespace +
+                                   " refuses the intercept's pods; make room for them: " + message);
     }
     for (const SharedJson& pod : seen_.intercept_pods)
-      if (const auto problem = problem_of_intercept(*pod)) return *problem;
+      if (is_in_shadow_namespace(*pod))
+        if (const auto problem = problem_of_intercept(*pod)) return *problem;
     return no("Deploying", "no intercept is ready yet");
   }
 
   std::optional<Verdict> problem_of_intercept(const Json& pod) const {
     const std::string name = kube::key_of(pod).name;
     if (const Json* scheduled = condition_of(pod, "PodScheduled"))
-      return no("Unschedulable", "pod " + name + ": " + scheduled->value("message", ""));
+      return no("Unschedulable", "pod " + name + " finds no node; see spec.intercept: " +
+                                     scheduled->value("message", ""));
     for (const Container& container : containers_of(pod, "intercept")) {
       if (container.state == Container::State::waiting && is_image_problem(container.reason))
-        return no("ImagePullFailed", "pod " + name + ": the intercept's image can't be pulled (" +
-                                         container.reason + "): " + container.message);
+        return no("ImagePullFailed",
+                  "pod " + name + ": the intercept's image can't be pulled (" + container.reason +
+                      "): " + container.message +
+                      "; see the operator's --intercept-image, and whether the node may pull it");
       if (container.reason == "CrashLoopBackOff" || container.state == Container::State::terminated)
         return no("InterceptCrashes", "pod " + name +
-                                          ": the intercept ends again and again; "
-                                          "kubectl logs says why");
+                                          ": the intercept ends again and again; kubectl logs -n " +
+                                          mirror_.shadow_namespace + " " + name + " says why");
     }
     const auto reading = seen_.readings.find(name);
     if (reading != seen_.readings.end() && reading->second.report && !reading->second.report->ready)
@@ -606,8 +646,16 @@ class Planner {
     const bool read = std::any_of(seen_.readings.begin(), seen_.readings.end(),
                                   [](const auto& entry) { return entry.second.report; });
     if (!read) return unknown("NoReport", "no intercept has said so yet");
-    const size_t streams = connected();
-    if (streams == 0) return no("NoStream", "no sidecar has a stream to an intercept");
+    const std::set<std::string> names = connected();
+    const auto streams = static_cast<size_t>(
+        std::count_if(seen_.pods.begin(), seen_.pods.end(), [&](const SharedJson& pod) {
+          return selects(mirror_.selector, labels_of(*pod)) &&
+                 names.contains(kube::key_of(*pod).name);
+        }));
+    if (streams == 0)
+      return no("NoStream",
+                "no sidecar has a stream to an intercept: their logs say why, such as a "
+                "NetworkPolicy in the way");
     return yes("Streaming", count_of(streams, matched_, "pods stream to the intercept"));
   }
 

@@ -53,7 +53,7 @@ struct Observation {
   std::vector<Owned> owned;
   std::vector<SharedJson> intercept_pods;   // alive
   std::map<std::string, Reading> readings;  // by the name of the intercept's pod
-  std::map<std::string, Refusal> refusals;  // by "Deployment", or "pod/NAME" for an attachment
+  std::map<std::string, Refusal> refusals;  // by "objects", or "pod/NAME" for an attachment
 
   kube::SecretData ca;
 };

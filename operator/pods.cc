@@ -58,7 +58,7 @@ void read_state(const Json& status, Container& container) {
     container.reason = state[field].value("reason", "");
     container.message = state[field].value("message", "");
     container.exit_code = state[field].value("exitCode", int64_t{0});
-    container.finished_at = state[field].value("finishedAt", "");
+    container.finished_at = kube::text_at(state[field], "/finishedAt");  // null: nobody knows
   };
   read("waiting", Container::State::waiting);
   read("running", Container::State::running);

@@ -23,7 +23,7 @@ struct Report {
   std::map<std::string, uint64_t> sidecars;
   // Since the intercept's start.
   uint64_t exchanges = 0;
-  uint64_t shed = 0;
+  uint64_t shed = 0;  // for whatever reason
 
   bool operator==(const Report&) const = default;
 };

@@ -31,6 +31,9 @@ std::optional<std::string> problem_of_selector(const Json& selector) {
   for (const Json& requirement : selector["matchExpressions"]) {
     const std::string op = requirement.value("operator", "");
     const bool wants_values = op == "In" || op == "NotIn";
+    if (!wants_values && op != "Exists" && op != "DoesNotExist")
+      return "the label " + requirement.value("key", "") + " has operator " + op +
+             ", which is none of In, NotIn, Exists and DoesNotExist";
     if (wants_values && !has_values(requirement))
       return "the label " + requirement.value("key", "") + " has operator " + op + " and no values";
     if (!wants_values && has_values(requirement))

@@ -252,22 +252,30 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
     close(now, entry, CloseReason::capture_gap);
     return;
   }
-  const bool sent_again = packet.tcp.sequence != flow.client->next() || flow.client->has_gap() ||
-                          (flow.server_received && *flow.server_received > packet.tcp.sequence);
-  const auto deliver = [&](std::span<const uint8_t> bytes, net::SequenceNumber acknowledgment) {
-    Session::AnswerSeen seen = flow.new_answer(acknowledgment);
-    if (seen) seen->sent_again = sent_again;
+  const net::SequenceNumber acknowledgment = packet.tcp.acknowledgment;
+  // What the server has said meanwhile says nothing of when it was sent first.
+  const bool received_before = flow.server_received && *flow.server_received > packet.tcp.sequence;
+  const bool sent_again =
+      received_before || packet.tcp.sequence != flow.client->next() || flow.client->has_gap();
+  const auto deliver = [&](std::span<const uint8_t> bytes, const Reassembly::Sent& sent) {
+    Session::AnswerSeen seen = flow.new_answer(sent.acknowledgment);
+    if (seen) {
+      seen->more_under_way = sent.more_under_way;
+      seen->sent_again = sent_again;
+    }
     entry.session.client_sent(now, bytes, seen);
-    flow.saw_answer(acknowledgment);
+    flow.saw_answer(sent.acknowledgment);
     flow.boundary = Boundary::unknown;
   };
-  const net::SequenceNumber acknowledgment = packet.tcp.acknowledgment;
   if (flow.gap && packet.tcp.sequence <= flow.gap->at && acknowledgment > flow.gap->server_next) {
     const net::Packet in_gap = cut_at(packet, flow.gap->end);
-    flow.client->insert(in_gap.tcp.sequence, in_gap.payload, flow.gap->server_next, deliver);
+    flow.client->insert(in_gap.tcp.sequence, in_gap.payload, {flow.gap->server_next, false},
+                        deliver);
   }
   // What was cut by the capture is not there; if nobody sends it again it is a gap.
-  flow.client->insert(packet.tcp.sequence, packet.payload, acknowledgment, deliver);
+  flow.client->insert(packet.tcp.sequence, packet.payload,
+                      {acknowledgment, !received_before && flow.more_under_way(acknowledgment)},
+                      deliver);
   touch(entry);
   look_for_gap(now, flow, flow.server_next.value_or(acknowledgment));
   account(now, entry);

@@ -68,14 +68,13 @@ struct Flow : Timed {
   // with its exchange.
   Session::AnswerSeen new_answer(net::SequenceNumber acknowledgment) const {
     // The server's FIN is no answer: a shadow may leave it to the client to close first.
-    std::optional<net::SequenceNumber> said = server_next;
-    if (server_finished) {
-      said = *said - 1U;
-      if (acknowledgment == *server_next) acknowledgment = *said;
-    }
+    if (server_finished && acknowledgment == *server_next) acknowledgment = acknowledgment - 1U;
     if (!answer_seen || acknowledgment <= *answer_seen) return std::nullopt;
-    return Session::Seen{static_cast<uint64_t>(acknowledgment - *answer_seen),
-                         said && *said > acknowledgment};
+    return Session::Seen{static_cast<uint64_t>(acknowledgment - *answer_seen)};
+  }
+  // The server has sent more than this acknowledges.
+  bool more_under_way(net::SequenceNumber acknowledgment) const {
+    return server_next && *server_next - (server_finished ? 1U : 0U) > acknowledgment;
   }
   void saw_answer(net::SequenceNumber acknowledgment) {
     if (!answer_seen || acknowledgment > *answer_seen) answer_seen = acknowledgment;

@@ -22,22 +22,28 @@ class Reassembly {
   // True where bytes wait for others before them.
   bool has_gap() const { return held_ != nullptr; }
 
-  // Takes in a segment and calls `deliver(bytes, acknowledgment)` for each run of bytes that is in
-  // order now, with the acknowledgment number of the segment that brought it. Where two copies of a
-  // byte differ the one first in order wins, as it has in the production server.
+  // What is known of the moment at which the client sent bytes.
+  struct Sent {
+    net::SequenceNumber acknowledgment;
+    bool more_under_way;  // the server had sent more than that acknowledges
+  };
+
+  // Takes in a segment and calls `deliver(bytes, sent)` for each run of bytes that is in order now,
+  // with what came with the segment that brought it. Where two copies of a byte differ the one
+  // first in order wins, as it has in the production server.
   template <typename Deliver>
-  void insert(net::SequenceNumber sequence, std::span<const uint8_t> bytes,
-              net::SequenceNumber acknowledgment, Deliver&& deliver) {
+  void insert(net::SequenceNumber sequence, std::span<const uint8_t> bytes, const Sent& sent,
+              Deliver&& deliver) {
     if (sequence > next_) {
-      hold(sequence, bytes, acknowledgment);
+      hold(sequence, bytes, sent);
       return;
     }
-    take(sequence, bytes, acknowledgment, deliver);
+    take(sequence, bytes, sent, deliver);
     if (!held_) return;
     const auto& pieces = held_->pieces;
     size_t taken = 0;
     for (; taken < pieces.size() && pieces[taken].sequence <= next_; ++taken)
-      take(pieces[taken].sequence, pieces[taken].bytes, pieces[taken].acknowledgment, deliver);
+      take(pieces[taken].sequence, pieces[taken].bytes, pieces[taken].sent, deliver);
     drop(taken);
   }
 
@@ -47,7 +53,7 @@ class Reassembly {
  private:
   struct Piece {
     net::SequenceNumber sequence;
-    net::SequenceNumber acknowledgment;
+    Sent sent;
     std::vector<uint8_t> bytes;
   };
 
@@ -57,24 +63,23 @@ class Reassembly {
   };
 
   template <typename Deliver>
-  void take(net::SequenceNumber sequence, std::span<const uint8_t> bytes,
-            net::SequenceNumber acknowledgment, Deliver&& deliver) {
+  void take(net::SequenceNumber sequence, std::span<const uint8_t> bytes, const Sent& sent,
+            Deliver&& deliver) {
     const auto known = static_cast<size_t>(next_ - sequence);
     if (known >= bytes.size()) return;
     bytes = bytes.subspan(known);
     next_ = next_ + static_cast<uint32_t>(bytes.size());
-    deliver(bytes, acknowledgment);
+    deliver(bytes, sent);
   }
 
-  void hold(net::SequenceNumber sequence, std::span<const uint8_t> bytes,
-            net::SequenceNumber acknowledgment) {
+  void hold(net::SequenceNumber sequence, std::span<const uint8_t> bytes, const Sent& sent) {
     if (bytes.empty()) return;
     if (!held_) held_ = std::make_unique<Held>();
     auto& pieces = held_->pieces;
     const auto at = std::find_if(pieces.begin(), pieces.end(),
                                  [&](const Piece& piece) { return piece.sequence >= sequence; });
     if (at != pieces.end() && at->sequence == sequence && at->bytes.size() >= bytes.size()) return;
-    pieces.insert(at, Piece{sequence, acknowledgment, {bytes.begin(), bytes.end()}});
+    pieces.insert(at, Piece{sequence, sent, {bytes.begin(), bytes.end()}});
     held_->allocated += sizeof(Piece) + bytes.size();
   }
 

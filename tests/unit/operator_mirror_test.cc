@@ -1,0 +1,215 @@
+// A TrafficMirror as it is read, what is wrong with one, selectors, and names.
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "operator/mirror.h"
+#include "operator/names.h"
+#include "operator/selector.h"
+
+namespace trafficmirror::controller {
+namespace {
+
+using kube::Json;
+
+Json least_object() {
+  return Json::parse(R"({
+      "metadata": {"name": "checkout-v2", "namespace": "shop", "uid": "u", "generation": 3,
+                   "creationTimestamp": "2030-01-01T00:00:00Z"},
+      "spec": {"source": {"selector": {"matchLabels": {"app": "checkout"}}, "ports": [8080]},
+               "shadow": {"namespace": "shop-shadow", "service": {"name": "checkout-v2"}}}})");
+}
+
+Json with(const std::string& pointer, const Json& value) {
+  Json object = least_object();
+  object["spec"][Json::json_pointer(pointer)] = value;
+  return object;
+}
+
+TEST(Mirror, NeedsLittle) {
+  const auto [mirror, problem] = parse_mirror(least_object());
+  EXPECT_EQ(problem, "");
+  EXPECT_EQ(to_text(mirror.key), "shop/checkout-v2");
+  EXPECT_EQ(mirror.generation, 3);
+  EXPECT_FALSE(mirror.deleted);
+  EXPECT_FALSE(mirror.has_finalizer);
+  EXPECT_EQ(mirror.ports, std::vector<net::Port>{{8080}});
+  EXPECT_EQ(mirror.shadow_port_of({8080}), net::Port{8080});
+  EXPECT_EQ(mirror.attach, Attach::automatic);
+  EXPECT_EQ(mirror.percent, 100);
+  EXPECT_EQ(mirror.memory_bytes, 64u << 20);
+  EXPECT_EQ(mirror.max_sessions, 20'000u);
+  EXPECT_EQ(mirror.replicas, 1);
+  EXPECT_FALSE(mirror.paused);
+  EXPECT_FALSE(mirror.duration);
+}
+
+TEST(Mirror, IsReadWhole) {
+  Json object = least_object();
+  object["metadata"]["deletionTimestamp"] = "2030-01-02T00:00:00Z";
+  object["metadata"]["finalizers"] = {"another.example/finalizer", names::finalizer};
+  object["spec"] = Json::parse(R"({
+      "source": {"selector": {}, "ports": [9090], "interface": "any", "attach": "Sidecar"},
+      "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000},
+      "replicate": {"percent": 12.5}, "limits": {"memory": "1Gi", "maxSessions": 7},
+      "intercept": {"replicas": 3, "nodeSelector": {"disk": "fast"}},
+      "paused": true, "duration": "1h30m"})");
+  const auto [mirror, problem] = parse_mirror(object);
+  EXPECT_EQ(problem, "");
+  EXPECT_TRUE(mirror.deleted);
+  EXPECT_TRUE(mirror.has_finalizer);
+  EXPECT_EQ(mirror.interface, "any");
+  EXPECT_EQ(mirror.attach, Attach::sidecar);
+  EXPECT_EQ(mirror.shadow_namespace, "dark");
+  EXPECT_EQ(std::get<Json>(mirror.shadow), Json::parse(R"({"matchLabels": {"a": "b"}})"));
+  EXPECT_EQ(mirror.shadow_port_of({9090}), net::Port{7000});
+  EXPECT_EQ(mirror.percent, 12.5);
+  EXPECT_EQ(mirror.memory_bytes, 1u << 30);
+  EXPECT_EQ(mirror.max_sessions, 7u);
+  EXPECT_EQ(mirror.replicas, 3);
+  EXPECT_EQ(mirror.node_selector, (Json{{"disk", "fast"}}));
+  EXPECT_TRUE(mirror.paused);
+  EXPECT_EQ(mirror.duration, std::chrono::minutes(90));
+}
+
+TEST(Mirror, SaysWhichFieldIsWrong) {
+  struct Wrong {
+    const char* pointer;
+    Json value;
+    const char* words;
+  };
+  const std::vector<Wrong> all{
+      {"/source", Json::object(), "spec.source.selector is missing"},
+      {"/source/ports", Json::array(), "spec.source.ports is empty"},
+      {"/source/ports", {8080, 9090}, ""},
+      {"/source/ports", "8080", "does not keep to the schema"},
+      {"/source/selector",
+       {{"matchExpressions", {{{"key", "a"}, {"operator", "In"}}}}},
+       "spec.source.selector: the label a has operator In and no values"},
+      {"/shadow", {{"namespace", "x"}}, "names neither a service nor a selector"},
+      {"/shadow",
+       {{"namespace", "x"},
+        {"selector", {{"matchExpressions", {{{"key", "a"}, {"operator", "Like"}}}}}}},
+       "spec.shadow.selector: the label a has operator Like"},
+      {"/limits/memory", "9Gigs", "spec.limits.memory is 9Gigs: between 1Mi and 64Gi"},
+      {"/limits/memory", "1023Ki", "between 1Mi and 64Gi"},
+      {"/limits/memory", "65Gi", "between 1Mi and 64Gi"},
+      {"/limits/memory", "64Gi", ""},
+      {"/limits/memory", "1Mi", ""},
+      {"/duration", "soon", "spec.duration is soon"},
+      {"/duration", "0s", "spec.duration is 0s"},
+      {"/duration", "90m10", "spec.duration is 90m10"},
+      {"/duration", "87601h", "up to ten years"},
+      {"/duration", "87600h", ""},
+      {"/duration", "1h1m1s", ""}};
+  for (const Wrong& wrong : all) {
+    const std::string problem = parse_mirror(with(wrong.pointer, wrong.value)).problem;
+    SCOPED_TRACE(std::string(wrong.pointer) + " " + wrong.value.dump() + ": " + problem);
+    EXPECT_EQ(problem.empty(), std::string(wrong.words).empty());
+    EXPECT_NE(problem.find(wrong.words), std::string::npos);
+    EXPECT_EQ(problem.find('\n'), std::string::npos);
+  }
+}
+
+TEST(Mirror, OfSeveralPortsTakesNoPortOfTheShadow) {
+  Json object = with("/source/ports", {8080, 9090});
+  object["spec"]["shadow"]["service"]["port"] = 80;
+  EXPECT_NE(parse_mirror(object).problem.find("leave the shadow's port out"), std::string::npos);
+}
+
+TEST(Mirror, ThatIsNoneIsToldButKnown) {
+  for (const char* spec : {"null", "[]", "7", "{}", R"({"source": 5})", R"({"source": {"selector":
+       "x", "ports": [1]}})"}) {
+    Json object = least_object();
+    object["spec"] = Json::parse(spec);
+    const auto [mirror, problem] = parse_mirror(object);
+    EXPECT_NE(problem, "") << spec;
+    EXPECT_EQ(to_text(mirror.key), "shop/checkout-v2");
+  }
+}
+
+TEST(Selector, SelectsAsKubernetesDoes) {
+  const Json labels{{"app", "checkout"}, {"tier", "web"}};
+  const auto expression = [](const char* key, const char* op, const Json& values) {
+    return Json{
+        {"matchExpressions", Json::array({{{"key", key}, {"operator", op}, {"values", values}}})}};
+  };
+  struct Case {
+    Json selector;
+    bool selects;
+  };
+  const std::vector<Case> all{{Json::object(), true},
+                              {{{"matchLabels", {{"app", "checkout"}}}}, true},
+                              {{{"matchLabels", {{"app", "checkout"}, {"tier", "web"}}}}, true},
+                              {{{"matchLabels", {{"app", "checkout"}, {"tier", "db"}}}}, false},
+                              {{{"matchLabels", {{"zone", "a"}}}}, false},
+                              {expression("app", "In", {"cart", "checkout"}), true},
+                              {expression("app", "In", {"cart"}), false},
+                              {expression("zone", "In", {"a"}), false},
+                              {expression("app", "NotIn", {"cart"}), true},
+                              {expression("app", "NotIn", {"checkout"}), false},
+                              // A label that is not there has none of the values.
+                              {expression("zone", "NotIn", {"a"}), true},
+                              {expression("app", "Exists", Json::array()), true},
+                              {expression("zone", "Exists", Json::array()), false},
+                              {expression("app", "DoesNotExist", Json::array()), false},
+                              {expression("zone", "DoesNotExist", Json::array()), true}};
+  for (const Case& one : all) {
+    EXPECT_EQ(problem_of_selector(one.selector), std::nullopt) << one.selector;
+    EXPECT_EQ(selects(one.selector, labels), one.selects) << one.selector;
+  }
+  Json both = expression("tier", "In", {"db"});
+  both["matchLabels"] = {{"app", "checkout"}};
+  EXPECT_FALSE(selects(both, labels)) << "all of it has to hold";
+  EXPECT_TRUE(selects(Json::object(), Json())) << "a pod without labels";
+  EXPECT_FALSE(selects({{"matchLabels", {{"app", "checkout"}}}}, Json()));
+}
+
+TEST(Selector, WithoutSenseIsTold) {
+  for (const auto& [op, values] :
+       std::vector<std::pair<const char*, Json>>{{"In", Json::array()},
+                                                 {"NotIn", Json::array()},
+                                                 {"Exists", {"a"}},
+                                                 {"DoesNotExist", {"a"}},
+                                                 {"Gt", {"1"}}}) {
+    const Json requirement{{"key", "zone"}, {"operator", op}, {"values", values}};
+    const auto problem = problem_of_selector({{"matchExpressions", Json::array({requirement})}});
+    ASSERT_TRUE(problem) << op;
+    EXPECT_NE(problem->find(std::string("the label zone has operator ") + op), std::string::npos);
+  }
+}
+
+// RFC 1123 labels of at most 63 characters, with room for a sidecar's number or "-sidecar".
+TEST(Names, AreFitForAllThatIsMade) {
+  const std::string longest(253, 'a');
+  for (const std::string& name : {std::string("a"), std::string("checkout.v2"), longest}) {
+    const std::string made = name_for({"shop", name});
+    EXPECT_LE(made.size(), 63u - std::string("-999").size());
+    EXPECT_EQ(made.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-"), std::string::npos);
+  }
+}
+
+TEST(Names, AreOthersForOtherMirrors) {
+  const std::string longest(252, 'a');
+  std::set<std::string> names;
+  const std::vector<kube::Key> mirrors{{"shop", "checkout"},    {"shop-eu", "checkout"},
+                                       {"shop", longest + "b"}, {"shop", longest + "c"},
+                                       {"shop", "check.out"},   {"shop", "check-out"}};
+  for (const kube::Key& mirror : mirrors) names.insert(name_for(mirror));
+  EXPECT_EQ(names.size(), mirrors.size());
+  // Also with another build: what is made is found by it.
+  EXPECT_EQ(name_for({"shop", "checkout-v2"}), name_for({"shop", "checkout-v2"}));
+}
+
+TEST(Names, LeadBackToTheMirror) {
+  const Json object{{"metadata", {{"annotations", {{names::mirror, "shop/checkout-v2"}}}}}};
+  EXPECT_EQ(mirror_of(object), (kube::Key{"shop", "checkout-v2"}));
+  EXPECT_EQ(mirror_of(Json::parse(R"({"metadata": {}})")), kube::Key());
+  EXPECT_EQ(mirror_of(Json{{"metadata", {{"annotations", {{names::mirror, "shop"}}}}}}),
+            kube::Key());
+}
+
+}  // namespace
+}  // namespace trafficmirror::controller
