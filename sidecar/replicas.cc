@@ -129,7 +129,7 @@ Replicas::Said Replicas::take_events(Clock::time_point now, session::Time engine
   bool lost = false;  // one that was there
   for (const auto& each : replicas_) {
     Replica& replica = *each;
-    for (uplink::Event& event : replica.uplink.take_events()) {
+    for (const uplink::Event& event : replica.uplink.take_events()) {
       lost = lost || (replica.up && std::holds_alternative<uplink::StreamLost>(event));
       take(replica, event, now, engine_now, said);
     }
@@ -148,7 +148,7 @@ Replicas::Said Replicas::take_events(Clock::time_point now, session::Time engine
   return said;
 }
 
-void Replicas::take(Replica& replica, uplink::Event& event, Clock::time_point now,
+void Replicas::take(Replica& replica, const uplink::Event& event, Clock::time_point now,
                     session::Time engine_now, Said& said) {
   if (const auto* headers = std::get_if<uplink::Headers>(&event)) {
     const bool whole = uplink::for_each_header(headers->bytes, [&](const net::Packet& packet) {
@@ -161,8 +161,8 @@ void Replicas::take(Replica& replica, uplink::Event& event, Clock::time_point no
     replica.asked_for_ports = false;
     engine_.set_lease(engine_now, replica.stream, *lease);
     if (!std::exchange(replica.up, true)) list_streams();
-  } else if (auto* configuration = std::get_if<uplink::Configuration>(&event)) {
-    said.configuration = std::move(*configuration);
+  } else if (const auto* configuration = std::get_if<uplink::Configuration>(&event)) {
+    said.configuration = *configuration;
   } else if (std::holds_alternative<uplink::Stop>(event)) {
     said.stop = true;
   } else if (const auto* lost = std::get_if<uplink::StreamLost>(&event)) {

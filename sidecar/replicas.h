@@ -77,8 +77,8 @@ class Replicas {
   static int descriptor_of(const Replica& replica);
   void follow(uplink::Found found, Clock::time_point now);
   void add(const std::string& address);
-  void take(Replica& replica, uplink::Event& event, Clock::time_point now, session::Time engine_now,
-            Said& said);
+  void take(Replica& replica, const uplink::Event& event, Clock::time_point now,
+            session::Time engine_now, Said& said);
   void remove_those_gone();
   void list_streams();
 
