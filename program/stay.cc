@@ -72,9 +72,7 @@ std::string to_text(Backoff::Duration duration) {
 void add_stay_flag(CLI::App& app) {
   const std::string help =
       "do not end before SIGTERM: start anew whenever it ends by itself, crashes or can't start";
-  app.add_flag(flag, help)
-      ->configurable(false)
-      ->disable_flag_override();
+  app.add_flag(flag, help)->configurable(false)->disable_flag_override();
 }
 
 bool stay_wanted(int argc, const char* const* argv) {
@@ -124,8 +122,7 @@ int stay(const std::function<int()>& work, Backoff::Pauses pauses) {
       what_happened = "the process that mirrors " + end.to_text();
     } else {
       end.status = W_EXITCODE(EXIT_FAILURE, 0);
-      what_happened =
-          std::string("there can't be a process that mirrors: ") + std::strerror(errno);
+      what_happened = std::string("there can't be a process that mirrors: ") + std::strerror(errno);
     }
     const auto pause =
         backoff.after(end, std::chrono::duration_cast<Backoff::Duration>(Clock::now() - began));

@@ -31,9 +31,9 @@ struct ProcessEnd {
 };
 
 // How long to wait before the work is started anew: after a failure `first`, after each further one
-// twice as long, up to `longest`. Work that lasted for `longest` was sound, so that the next failure
-// is a first one again. Work that ended in order was told to, and is tried again after `longest`:
-// who told it may have changed his mind.
+// twice as long, up to `longest`. Work that lasted for `longest` was sound, so that the next
+// failure is a first one again. Work that ended in order was told to, and is tried again after
+// `longest`: who told it may have changed his mind.
 class Backoff {
  public:
   using Duration = std::chrono::milliseconds;
