@@ -280,6 +280,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
     for (size_t i = 0; i < names.size(); ++i) samples.push_back({values[i], {{label, names[i]}}});
     return samples;
   };
+  const auto identities =
+      options_.uplink.tls ? options_.uplink.tls->replacements() : program::Tls::Replacements{};
   using program::counter;
   using program::gauge;
   return {
@@ -315,6 +317,10 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
             now.engine.memory),
       gauge("trafficmirror_stream_up", "Whether there is a stream to the intercept.",
             now.stream_up ? 1 : 0),
+      counter("trafficmirror_identities_total",
+              "Certificates with key and CAs that the intercept sent, by what became of them.",
+              {{identities.taken, {{"result", "taken"}}},
+               {identities.refused, {{"result", "refused"}}}}),
       counter("trafficmirror_streams_total", "Streams to the intercept that got a lease.",
               now.uplink.streams),
       counter("trafficmirror_uplink_dropped_batches_total",
