@@ -50,7 +50,8 @@ enum class StreamRefusal : uint8_t {
 inline constexpr std::array<const char*, 3> stream_refusal_names = {"handshake", "hung_up",
                                                                     "identity"};
 
-// What became of a file of --config that holds something else than before.
+// What became of a file of --config, or of the sidecars' certificate and key, that holds something
+// else than before.
 enum class ConfigurationResult : uint8_t { taken, refused };
 inline constexpr std::array<const char*, 2> configuration_result_names = {"taken", "refused"};
 
@@ -80,6 +81,7 @@ struct Counters {
   CounterByReason<reset_reason_names.size()> sessions_reset{};
   CounterByReason<stream_refusal_names.size()> refused_streams{};
   CounterByReason<configuration_result_names.size()> configurations{};
+  CounterByReason<configuration_result_names.size()> identities{};
 };
 
 }  // namespace trafficmirror::intercept

@@ -31,6 +31,7 @@ using Clock = Relay::Clock;
 
 constexpr std::chrono::milliseconds turn{100};
 constexpr std::chrono::seconds configuration_interval{1};
+constexpr std::chrono::seconds identity_interval{1};
 constexpr std::chrono::seconds path_interval{1};
 constexpr std::chrono::seconds kernel_state_interval{2};
 // How long the sidecars have to end their streams after a Drain.
@@ -92,6 +93,7 @@ class Intercept::Implementation {
         injector_(options_.interface, counters_),
         tap_(options_.interface, options_.source_ports, counters_) {
     relay_.configure(options_.live.sidecars);
+    if (options_.sidecar_identity) relay_.set_identity(options_.sidecar_identity->material());
     look_up_paths();
     // Nothing is proven yet, so a stream that comes now is told to come back.
     service_ = std::make_unique<Service>(options_.listen, options_.tls, relay_, counters_);
@@ -131,6 +133,10 @@ class Intercept::Implementation {
       next_configuration_look_ = now + configuration_interval;
       look_at_configuration();
     }
+    if (options_.sidecar_identity && now >= next_identity_look_) {
+      next_identity_look_ = now + identity_interval;
+      look_at_identity();
+    }
     if (now >= next_path_look_) {
       next_path_look_ = now + path_interval;
       follow_interface();
@@ -159,6 +165,19 @@ class Intercept::Implementation {
     relay_.set_targets(std::move(live.targets));
     relay_.configure(std::move(live.sidecars));
     next_path_look_ = Clock::time_point();  // new targets need their paths
+  }
+
+  void look_at_identity() {
+    const auto found = options_.sidecar_identity->look_again();
+    if (!found) return;
+    if (const auto* wrong = std::get_if<std::string>(&*found)) {
+      add(counters_.identities, ConfigurationResult::refused);
+      spdlog::error("{}; what was read before stays in use", *wrong);
+      return;
+    }
+    add(counters_.identities, ConfigurationResult::taken);
+    spdlog::info("the sidecars that have their certificate in the environment are sent a new one");
+    relay_.set_identity(std::get<SidecarIdentity::Material>(*found));
   }
 
   // An interface that was made anew has another index under the same name.
@@ -220,6 +239,7 @@ class Intercept::Implementation {
   std::thread tap_thread_;
   program::LogLimit kernel_state_log_;
   Clock::time_point next_configuration_look_;
+  Clock::time_point next_identity_look_;
   Clock::time_point next_path_look_;
   Clock::time_point next_kernel_look_;
 };
@@ -265,6 +285,11 @@ std::vector<prometheus::MetricFamily> Intercept::Implementation::metrics() const
       by_name("trafficmirror_configurations_total",
               "Contents of the file of --config that were read, by what became of them.", "result",
               counters_.configurations, configuration_result_names),
+      by_name(
+          "trafficmirror_sidecar_identities_total",
+          "Contents of --sidecar-tls-certificate, --sidecar-tls-key and --tls-ca that were read "
+          "anew, by what became of them.",
+          "result", counters_.identities, configuration_result_names),
       by_reason("trafficmirror_refused_streams_total",
                 "Connections that TLS did not let pass as a sidecar's.", counters_.refused_streams,
                 stream_refusal_names),

@@ -12,6 +12,7 @@
 
 #include "intercept/lease.h"
 #include "intercept/relay.h"
+#include "intercept/sidecar_identity.h"
 #include "net/address.h"
 #include "program/tls.h"
 
@@ -27,8 +28,9 @@ struct Options {
   net::HostPort listen{"0.0.0.0", {7443}};
   std::string interface;
   PortRange source_ports{10000, 32767};
-  std::shared_ptr<program::Tls> tls{};  // null: plain text
-  LiveOptions live;                     // at first; without `look_again` at least one target
+  std::shared_ptr<program::Tls> tls{};                  // null: plain text
+  std::shared_ptr<SidecarIdentity> sidecar_identity{};  // null: they are told of none
+  LiveOptions live;  // at first; without `look_again` at least one target
   // Asked every second, on the thread of run(): nothing where all is as it was; otherwise what it
   // is now, or what is wrong with it, in one line.
   std::function<std::optional<std::variant<LiveOptions, std::string>>()> look_again{};

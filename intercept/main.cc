@@ -8,6 +8,7 @@
 
 #include "intercept/intercept.h"
 #include "intercept/options.h"
+#include "intercept/sidecar_identity.h"
 #include "program/flags.h"
 #include "program/http.h"
 #include "program/limits.h"
@@ -25,6 +26,7 @@ struct Flags {
   Options options;
   program::CommonOptions common{.http = {"0.0.0.0", {9464}}};
   program::TlsOptions tls;
+  SidecarIdentityOptions sidecar_identity;
 };
 
 void add_flags(CLI::App& app, Flags& flags) {
@@ -50,6 +52,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_flag("--stop-sidecars", options.live.sidecars.stop,
                "tell every sidecar to end; of use in the file, which is followed");
   program::add_tls_flags(app, flags.tls);
+  add_sidecar_identity_flags(app, flags.sidecar_identity);
   program::add_common_flags(app, flags.common);
   app.footer(
       "Example:\n"
@@ -78,6 +81,7 @@ int run(int argc, const char* const* argv) {
     throw program::StartError("the port of --http is one of --source-ports: choose another");
   program::set_up_logging(flags.common, program_name);
   options.tls = program::load_tls(flags.tls);
+  options.sidecar_identity = load_sidecar_identity(flags.sidecar_identity, options.tls.get());
   if (!file.empty()) {
     options.look_again = [argc, argv, changing = program::ChangingFile(file)]() mutable
         -> std::optional<std::variant<LiveOptions, std::string>> {

@@ -69,6 +69,21 @@ SidecarConfiguration Relay::configuration() const {
   return configuration_;
 }
 
+void Relay::set_identity(std::shared_ptr<const program::TlsMaterial> identity) {
+  std::vector<std::shared_ptr<Downlink>> streams;
+  {
+    const std::lock_guard lock(mutex_);
+    identity_ = std::move(identity);
+    streams = downlinks();
+  }
+  for (const auto& downlink : streams) downlink->configuration_changed();
+}
+
+std::shared_ptr<const program::TlsMaterial> Relay::identity() const {
+  const std::lock_guard lock(mutex_);
+  return identity_;
+}
+
 std::vector<net::Endpoint> Relay::endpoints() const {
   const std::lock_guard lock(mutex_);
   std::vector<net::Endpoint> endpoints;

@@ -24,6 +24,7 @@
 #include "intercept/sidecar_counts.h"
 #include "program/limits.h"
 #include "program/log.h"
+#include "program/tls.h"
 
 namespace trafficmirror::intercept {
 
@@ -36,7 +37,7 @@ class Downlink {
   virtual void headers(std::string& batch, size_t count) = 0;
   // What Relay::lease() says has changed.
   virtual void lease_changed() = 0;
-  // What Relay::configuration() says has changed.
+  // What Relay::configuration() or Relay::identity() says has changed.
   virtual void configuration_changed() = 0;
   virtual void drain() = 0;
   // Ends the stream, which can't be served any longer.
@@ -99,6 +100,8 @@ class Relay {
   void more_source_ports(StreamId stream);
   LeaseContents lease(StreamId stream) const;
   SidecarConfiguration configuration() const;
+  // What a sidecar is to show and trust that wants to be told; null: there is nothing to tell.
+  std::shared_ptr<const program::TlsMaterial> identity() const;
   // What the stream's sidecar says it has counted since it said so last.
   void counted(StreamId stream, const SidecarCounts& since);
   // Resets what the stream has open and takes its ports back.
@@ -114,6 +117,8 @@ class Relay {
   // every stream, live on.
   void set_targets(std::vector<Target> targets);
   void configure(SidecarConfiguration configuration);
+  // Each stream is told that its configuration has changed.
+  void set_identity(std::shared_ptr<const program::TlsMaterial> identity);
   // The distinct endpoints of all targets.
   std::vector<net::Endpoint> endpoints() const;
   // What was looked up for each of endpoints(), in their order. Returns whether an own address has
@@ -189,6 +194,7 @@ class Relay {
   std::map<net::Endpoint, PathProof> proofs_;  // of each endpoint of targets_
   uint32_t next_sequence_;                     // of the next proof
   SidecarConfiguration configuration_;
+  std::shared_ptr<const program::TlsMaterial> identity_;
   std::vector<Stream> streams_;  // by StreamId
   SidecarCounts totals_;         // of all streams, but for the sessions
   std::optional<std::string> obstacle_;

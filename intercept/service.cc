@@ -58,6 +58,12 @@ SidecarCounts to_counts(const v1::Statistics& statistics) {
   return counts;
 }
 
+void write_identity(const program::TlsMaterial& from, v1::Identity& identity) {
+  identity.set_certificate(from.certificate);
+  identity.set_key(from.key);
+  identity.set_ca(from.ca);
+}
+
 void write_configuration(const SidecarConfiguration& from, v1::Configuration& configuration) {
   const program::Limits& limits = from.limits;
   if (limits.percent) configuration.set_percent(*limits.percent);
@@ -65,21 +71,24 @@ void write_configuration(const SidecarConfiguration& from, v1::Configuration& co
   if (limits.memory != 0) configuration.set_memory_limit(limits.memory);
 }
 
+// Whether a stream's sidecar has shown, in a handshake of TLS, that it is the one expected.
+enum class Proof : uint8_t { none, certificate };
+
 // One sidecar's stream. gRPC calls the On... functions, the others are called by the relay. One
 // write is under way at a time; headers that come meanwhile gather and go with the next, so the
 // batches are the larger the busier it is.
 class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::InterceptMessage>,
                      public Downlink {
  public:
-  static Stream* start(Relay& relay, Counters& counters, const std::string& peer) {
-    auto stream = std::make_shared<Stream>(relay, counters, peer);
+  static Stream* start(Relay& relay, Counters& counters, const std::string& peer, Proof proof) {
+    auto stream = std::make_shared<Stream>(relay, counters, peer, proof);
     stream->self_ = stream;  // until OnDone
     stream->StartRead(&stream->received_);
     return stream.get();
   }
 
-  Stream(Relay& relay, Counters& counters, std::string peer)
-      : relay_(relay), counters_(counters), peer_(std::move(peer)) {}
+  Stream(Relay& relay, Counters& counters, std::string peer, Proof proof)
+      : relay_(relay), counters_(counters), peer_(std::move(peer)), proof_(proof) {}
 
   // --- of the relay
 
@@ -195,6 +204,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
     {
       const std::lock_guard lock(mutex_);
       id_ = std::get<StreamId>(opened);
+      // A key is for nobody else.
+      gets_identity_ = hello.wants_identity() && proof_ == Proof::certificate;
       configuration_waits_ = true;
       lease_waits_ = true;
     }
@@ -250,6 +261,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       end_waits_ = configuration.stop;
       control_.Clear();
       write_configuration(configuration, *control_.mutable_configuration());
+      if (const auto identity = gets_identity_ ? relay_.identity() : nullptr)
+        write_identity(*identity, *control_.mutable_configuration()->mutable_identity());
       write_control();
     } else if (lease_waits_) {
       lease_waits_ = false;
@@ -276,6 +289,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
   Relay& relay_;
   Counters& counters_;
   const std::string peer_;
+  const Proof proof_;
   std::string name_;
   std::shared_ptr<Stream> self_;
   v1::SidecarMessage received_;
@@ -286,6 +300,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
   std::optional<StreamId> id_;
   std::string waiting_;
   size_t waiting_count_ = 0;
+  bool gets_identity_ = false;
   bool configuration_waits_ = false;
   bool lease_waits_ = false;
   bool end_waits_ = false;
@@ -426,7 +441,8 @@ class Service::Implementation final : public v1::Mirror::CallbackService {
             {grpc::StatusCode::PERMISSION_DENIED, "refused by the intercept: " + reason});
       }
     }
-    return intercept::Stream::start(relay_, counters_, context->peer());
+    return intercept::Stream::start(relay_, counters_, context->peer(),
+                                    tls_ ? Proof::certificate : Proof::none);
   }
 
   int port() const { return port_; }

@@ -148,6 +148,27 @@ void take(const std::string& name, const Accept& accept, const std::string& text
   throw CLI::ValidationError(name + " " + text + ": " + *wrong);
 }
 
+constexpr const char* observing = "Watching it";
+
+void add_log_flags(CLI::App& app, CommonOptions& options) {
+  const auto add_choice = [&](const std::string& name, std::string& value, const std::string& help,
+                              const std::vector<std::string>& choices) {
+    const std::string all = CLI::detail::join(choices, "|");
+    add_text(app, name, all, value, help,
+             [&value, choices, all](const std::string& text) -> std::optional<std::string> {
+               if (std::find(choices.begin(), choices.end(), text) == choices.end())
+                 return "choose one of " + all;
+               value = text;
+               return std::nullopt;
+             })
+        ->group(observing);
+  };
+  add_choice("--log-format", options.log_format, "form of the log lines on stderr",
+             {"text", "json"});
+  add_choice("--log-level", options.log_level, "least weight of a line that is logged",
+             {"trace", "debug", "info", "warning", "error"});
+}
+
 }  // namespace
 
 std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
@@ -240,28 +261,25 @@ CLI::Option* add_ports(CLI::App& app, const std::string& name, std::vector<net::
                            });
 }
 
+CommonOptions log_options(int argc, const char* const* argv) {
+  CommonOptions options;
+  CLI::App app;
+  app.allow_extras();
+  app.set_help_flag();
+  add_log_flags(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Error&) {  // what was read before it counts
+  }
+  return options;
+}
+
 void add_common_flags(CLI::App& app, CommonOptions& options) {
   app.formatter(std::make_shared<HelpFormatter>());
 
-  const char* const observing = "Watching it";
   add_host_port(app, "--http", options.http, "where /healthz, /readyz and /metrics are served")
       ->group(observing);
-  const auto add_choice = [&](const std::string& name, std::string& value, const std::string& help,
-                              const std::vector<std::string>& choices) {
-    const std::string all = CLI::detail::join(choices, "|");
-    add_text(app, name, all, value, help,
-             [&value, choices, all](const std::string& text) -> std::optional<std::string> {
-               if (std::find(choices.begin(), choices.end(), text) == choices.end())
-                 return "choose one of " + all;
-               value = text;
-               return std::nullopt;
-             })
-        ->group(observing);
-  };
-  add_choice("--log-format", options.log_format, "form of the log lines on stderr",
-             {"text", "json"});
-  add_choice("--log-level", options.log_level, "least weight of a line that is logged",
-             {"trace", "debug", "info", "warning", "error"});
+  add_log_flags(app, options);
 
   const char* const general = "General";
   app.set_config("--config", "",

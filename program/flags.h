@@ -44,6 +44,10 @@ struct CommonOptions {
 // program's.
 void add_common_flags(CLI::App& app, CommonOptions& options);
 
+// --log-format and --log-level alone, for a process that takes no other part of the command line
+// and leaves what is wrong with it to the one that does.
+CommonOptions log_options(int argc, const char* const* argv);
+
 // A length of time, longer than nothing and up to ten years: 500ms, 60s, 5m, 2h.
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
                           const std::string& help);

@@ -71,6 +71,24 @@ std::string to_text(const ASN1_TIME* time) {
   return {text.data(), static_cast<size_t>(std::max(length, 0))};
 }
 
+std::string text_of(const TlsSource& source) {
+  if (source.path.empty()) return source.text;
+  errno = 0;
+  std::ostringstream read;
+  read << std::ifstream(source.path).rdbuf();
+  if (errno != 0) throw StartError(source.name + " can't be read: " + std::strerror(errno));
+  return read.str();
+}
+
+TlsSource file_or_variable(const char* flag, const char* variable, const std::string& path) {
+  if (!path.empty()) return TlsSource::file(flag, path);
+  const char* const text = std::getenv(variable);
+  if (text == nullptr || *text == '\0')
+    throw StartError(std::string(flag) + " is missing, and " + variable +
+                     " is not set: TLS needs a certificate, its key and a CA");
+  return {variable, "", text};
+}
+
 }  // namespace
 
 void add_tls_flags(CLI::App& app, TlsOptions& options) {
@@ -101,66 +119,85 @@ void add_tls_flags(CLI::App& app, TlsOptions& options) {
       "does not matter");
 }
 
-std::string Tls::Source::read() const {
-  if (path.empty()) return text;
-  errno = 0;
-  std::ostringstream read;
-  read << std::ifstream(path).rdbuf();
-  if (errno != 0) throw StartError(name + " can't be read: " + std::strerror(errno));
-  return read.str();
+TlsSource TlsSource::file(const char* flag, const std::string& path) {
+  return {std::string(flag) + " " + path, path, ""};
 }
 
-Tls::Source Tls::source(const char* flag, const char* variable, const std::string& path) {
-  if (!path.empty()) return {std::string(flag) + " " + path, path, ""};
-  const char* const text = std::getenv(variable);
-  if (text == nullptr || *text == '\0')
-    throw StartError(std::string(flag) + " is missing, and " + variable +
-                     " is not set: TLS needs a certificate, its key and a CA");
-  return {variable, "", text};
+TlsMaterial TlsSources::read() const {
+  TlsMaterial material{text_of(certificate), text_of(key), text_of(ca)};
+  if (material.certificate.size() + material.key.size() + material.ca.size() >
+      max_tls_material_bytes)
+    throw StartError(certificate.name + ", " + key.name + " and " + ca.name +
+                     " are more than 1 MiB together: take out the CAs that are not needed");
+  const Owned<X509> first_certificate = read_certificates(certificate.name, material.certificate);
+  const Owned<EVP_PKEY> private_key = read_key(key.name, material.key);
+  if (X509_check_private_key(first_certificate.get(), private_key.get()) != 1) {
+    ERR_clear_error();
+    throw StartError(key.name + " is not the key of the certificate in " + certificate.name);
+  }
+  const ASN1_TIME* const first = X509_get0_notBefore(first_certificate.get());
+  const ASN1_TIME* const last = X509_get0_notAfter(first_certificate.get());
+  if (X509_cmp_current_time(last) < 0)
+    throw StartError(certificate.name + " has expired: it was valid until " + to_text(last));
+  if (X509_cmp_current_time(first) > 0)
+    throw StartError(certificate.name + " is not valid before " + to_text(first));
+  read_certificates(ca.name, material.ca);
+  return material;
 }
 
 Tls::Tls(const TlsOptions& options)
-    : certificate_(source("--tls-certificate", certificate_variable, options.certificate)),
-      key_(source("--tls-key", key_variable, options.key)),
-      ca_(source("--tls-ca", ca_variable, options.ca)),
+    : sources_{file_or_variable("--tls-certificate", certificate_variable, options.certificate),
+               file_or_variable("--tls-key", key_variable, options.key),
+               file_or_variable("--tls-ca", ca_variable, options.ca)},
       peer_(options.peer) {
   if (peer_.empty())
     throw StartError("--tls-peer is missing: name whom the other side's certificate has to be of");
-  material_ = std::make_shared<const TlsMaterial>(read());
-}
-
-TlsMaterial Tls::read() const {
-  TlsMaterial material{certificate_.read(), key_.read(), ca_.read()};
-  const Owned<X509> certificate = read_certificates(certificate_.name, material.certificate);
-  const Owned<EVP_PKEY> key = read_key(key_.name, material.key);
-  if (X509_check_private_key(certificate.get(), key.get()) != 1) {
-    ERR_clear_error();
-    throw StartError(key_.name + " is not the key of the certificate in " + certificate_.name);
-  }
-  const ASN1_TIME* const first = X509_get0_notBefore(certificate.get());
-  const ASN1_TIME* const last = X509_get0_notAfter(certificate.get());
-  if (X509_cmp_current_time(last) < 0)
-    throw StartError(certificate_.name + " has expired: it was valid until " + to_text(last));
-  if (X509_cmp_current_time(first) > 0)
-    throw StartError(certificate_.name + " is not valid before " + to_text(first));
-  read_certificates(ca_.name, material.ca);
-  return material;
+  material_ = std::make_shared<const TlsMaterial>(sources_.read());
 }
 
 std::shared_ptr<const TlsMaterial> Tls::material() {
   const std::lock_guard lock(mutex_);
+  if (replaced_) return material_;
   try {
-    TlsMaterial fresh = read();
+    TlsMaterial fresh = sources_.read();
     if (fresh != *material_) {
       material_ = std::make_shared<const TlsMaterial>(std::move(fresh));
-      spdlog::info("TLS: what {}, {} and {} hold now is in use", certificate_.name, key_.name,
-                   ca_.name);
+      spdlog::info("TLS: what {}, {} and {} hold now is in use", sources_.certificate.name,
+                   sources_.key.name, sources_.ca.name);
     }
   } catch (const StartError& error) {
     if (const auto held = log_.allow(LogLimit::Clock::now()))
       spdlog::warn("TLS: {}; what was read before is still in use{}", error.what(), *held);
   }
   return material_;
+}
+
+bool Tls::from_environment() const {
+  return sources_.certificate.path.empty() && sources_.key.path.empty() && sources_.ca.path.empty();
+}
+
+void Tls::replace(TlsMaterial sent) {
+  if (!from_environment()) return;
+  const std::lock_guard lock(mutex_);
+  if (sent == *material_) return;
+  const TlsSources sources{{"the certificate that was sent", "", std::move(sent.certificate)},
+                           {"the key that was sent", "", std::move(sent.key)},
+                           {"the CA that was sent", "", std::move(sent.ca)}};
+  try {
+    material_ = std::make_shared<const TlsMaterial>(sources.read());
+    replaced_ = true;
+    ++replacements_.taken;
+    spdlog::info("TLS: a certificate, its key and CAs were sent, and are in use from now on");
+  } catch (const StartError& error) {
+    ++replacements_.refused;
+    if (const auto held = replacement_log_.allow(LogLimit::Clock::now()))
+      spdlog::warn("TLS: {}; what was there before is still in use{}", error.what(), *held);
+  }
+}
+
+Tls::Replacements Tls::replacements() const {
+  const std::lock_guard lock(mutex_);
+  return replacements_;
 }
 
 std::shared_ptr<Tls> load_tls(const TlsOptions& options) {

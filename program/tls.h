@@ -7,6 +7,8 @@
 //   if (!tls) spdlog::warn(program::plain_text_warning);
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -42,6 +44,27 @@ struct TlsMaterial {
   bool operator==(const TlsMaterial&) const = default;
 };
 
+// All three parts together; far less than a message of the stream may hold.
+inline constexpr size_t max_tls_material_bytes = 1 << 20;
+
+// Where the PEM of a part is.
+struct TlsSource {
+  std::string name;  // for messages
+  std::string path;  // empty: `text` is it
+  std::string text;
+
+  static TlsSource file(const char* flag, const std::string& path);
+};
+
+struct TlsSources {
+  TlsSource certificate;
+  TlsSource key;
+  TlsSource ca;
+
+  // Throws StartError unless all of it is there and fits.
+  TlsMaterial read() const;
+};
+
 // Any thread may use it.
 class Tls {
  public:
@@ -52,29 +75,33 @@ class Tls {
   // that are just being replaced, is logged, and that which was read before is kept. Never null.
   std::shared_ptr<const TlsMaterial> material();
 
+  // Whether all of it came from the environment, which does not change while a program runs; then
+  // the other side may send what is to be used next.
+  bool from_environment() const;
+  // Takes over what the other side sent, for the next handshakes, if it holds up as well as what
+  // the program starts with has to. Otherwise that is logged, and what was there before is kept; so
+  // it is unless from_environment().
+  void replace(TlsMaterial sent);
+  struct Replacements {
+    uint64_t taken = 0;
+    uint64_t refused = 0;
+  };
+  Replacements replacements() const;
+
+  const TlsSources& sources() const { return sources_; }
   // A DNS or URI name, to be compared as it stands.
   const std::string& peer() const { return peer_; }
 
  private:
-  struct Source {
-    std::string name;  // for messages
-    std::string path;  // empty: `text` is it
-    std::string text;
-
-    std::string read() const;
-  };
-
-  static Source source(const char* flag, const char* variable, const std::string& path);
-  TlsMaterial read() const;
-
-  const Source certificate_;
-  const Source key_;
-  const Source ca_;
+  const TlsSources sources_;
   const std::string peer_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::shared_ptr<const TlsMaterial> material_;
+  bool replaced_ = false;  // by replace(): the sources are of no more use
+  Replacements replacements_;
   LogLimit log_;
+  LogLimit replacement_log_;
 };
 
 // Null where none of it is given: the stream is plain text. Throws StartError where a part is

@@ -14,6 +14,7 @@
 #include "program/limits.h"
 #include "program/log.h"
 #include "program/start_error.h"
+#include "program/stay.h"
 #include "program/stop_signal.h"
 #include "program/tls.h"
 #include "sidecar/shard.h"
@@ -75,6 +76,7 @@ int run(int argc, const char* const* argv) {
   program::add_duration(
       app, "--response-timeout", response_timeout,
       "a shadow that does not answer or acknowledge for so long loses the session");
+  program::add_stay_flag(app);
   program::add_tls_flags(app, tls_options);
   program::add_common_flags(app, common);
   app.footer(
@@ -113,7 +115,13 @@ int run(int argc, const char* const* argv) {
 }  // namespace trafficmirror::sidecar
 
 int main(int argc, char** argv) {
-  return trafficmirror::program::run_program(trafficmirror::sidecar::program_name, [&] {
-    return trafficmirror::sidecar::run(argc, argv);
+  using namespace trafficmirror;
+  const auto work = [&] {
+    return program::run_program(sidecar::program_name, [&] { return sidecar::run(argc, argv); });
+  };
+  if (!program::stay_wanted(argc, argv)) return work();
+  return program::run_program(sidecar::program_name, [&] {
+    program::set_up_logging(program::log_options(argc, argv), sidecar::program_name);
+    return program::stay(work);
   });
 }

@@ -260,6 +260,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
   std::vector<program::Sample> streams;
   for (const auto& [intercept, up] : now.streams)
     streams.push_back({up ? 1U : 0U, {{"intercept", intercept}}});
+  const auto identities =
+      options_.uplink.tls ? options_.uplink.tls->replacements() : program::Tls::Replacements{};
   using program::counter;
   using program::gauge;
   return {
@@ -295,6 +297,10 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
             now.engine.memory),
       gauge("trafficmirror_stream_up",
             "Whether there is a stream to a replica of the intercept, by its address.", streams),
+      counter("trafficmirror_identities_total",
+              "Certificates with key and CAs that the intercept sent, by what became of them.",
+              {{identities.taken, {{"result", "taken"}}},
+               {identities.refused, {{"result", "refused"}}}}),
       counter("trafficmirror_streams_total", "Streams to the intercept that got a lease.",
               now.uplink.streams),
       counter("trafficmirror_uplink_dropped_batches_total",

@@ -53,6 +53,12 @@ std::optional<program::Limits> to_limits(const v1::Configuration& message) {
   return program::within_bounds(limits) ? std::optional(limits) : std::nullopt;
 }
 
+std::optional<program::TlsMaterial> to_identity(const v1::Configuration& message) {
+  if (!message.has_identity()) return std::nullopt;
+  const v1::Identity& identity = message.identity();
+  return program::TlsMaterial{identity.certificate(), identity.key(), identity.ca()};
+}
+
 void write_statistics(const session::Counters& since, v1::Statistics& message) {
   message.set_sessions(since.active);
   message.set_sessions_opened(since.opened);

@@ -8,6 +8,7 @@
 
 #include "net/packet.h"
 #include "program/limits.h"
+#include "program/tls.h"
 #include "sidecar/session/counters.h"
 #include "sidecar/session/lease.h"
 
@@ -25,6 +26,9 @@ std::optional<session::Lease> to_lease(const v1::Lease& message);
 
 // Nothing where a limit is out of its bounds.
 std::optional<program::Limits> to_limits(const v1::Configuration& message);
+
+// Nothing where there is none. Whether it is one shows when it is read.
+std::optional<program::TlsMaterial> to_identity(const v1::Configuration& message);
 
 // Names of reasons for which nothing was counted are left out.
 void write_statistics(const session::Counters& since, v1::Statistics& message);

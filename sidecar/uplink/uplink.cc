@@ -101,13 +101,14 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   }
 
   Stream(const Uplink::Options& options, std::shared_ptr<Shared> shared)
-      : with_tls_(options.tls != nullptr),
+      : tls_(options.tls),
         shared_(std::move(shared)),
         stub_(v1::Mirror::NewStub(make_channel(options))) {
     v1::Hello& hello = *writing_.mutable_hello();
     hello.set_version(options.version);
     hello.set_name(options.name);
     for (const net::Port port : options.ports) hello.add_ports(port.number);
+    hello.set_wants_identity(tls_ && tls_->from_environment());
   }
 
   // -- the owner's thread
@@ -223,6 +224,8 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
           shared_->push(Configuration{*limits}, 0);
         else
           context_.TryCancel();
+        if (auto identity = to_identity(reading_.configuration()); identity && tls_)
+          tls_->replace(std::move(*identity));
         break;
       case v1::InterceptMessage::kDrain:
         if (reading_.drain().end()) {
@@ -242,7 +245,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     const std::lock_guard lock(shared->mutex);
     std::string reason = drained_      ? "the intercept is ending"
                          : status.ok() ? "the intercept ended the stream"
-                                       : explain_failure(status.error_message(), with_tls_);
+                                       : explain_failure(status.error_message(), tls_ != nullptr);
     // The owner's reference is the last one: a channel joins gRPC's threads when it goes, so it
     // must not go on one of them.
     self_.reset();
@@ -252,7 +255,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   }
 
   std::shared_ptr<Stream> self_;
-  const bool with_tls_;
+  const std::shared_ptr<program::Tls> tls_;
   const std::shared_ptr<Shared> shared_;
   const std::unique_ptr<v1::Mirror::Stub> stub_;
   grpc::ClientContext context_;

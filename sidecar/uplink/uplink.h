@@ -37,8 +37,9 @@ class Uplink {
   using Clock = std::chrono::steady_clock;
   struct Options {
     net::HostPort intercept;
-    std::shared_ptr<program::Tls> tls{};  // null: plain text
-    std::string name;                     // of this sidecar, for the intercept's log
+    // Null: plain text. What the intercept sends to replace it is handed to it.
+    std::shared_ptr<program::Tls> tls{};
+    std::string name;  // of this sidecar, for the intercept's log
     std::string version;
     std::vector<net::Port> ports;
   };

@@ -50,6 +50,20 @@ class CommandLine(labtest.LabTest):
         self.assert_refused(lab.production, [*self.sidecar(), "--wrong"], "--wrong")
         self.assert_refused(lab.intercept, [*self.intercept(), "--wrong"], "--wrong")
 
+    def test_stay_is_no_key_of_the_file(self):
+        path = self.lab.path("stay.yaml")
+        with open(path, "w") as file:
+            file.write("stay: true\n")
+        words = "line 1: stay can only be given as a flag"
+        self.assert_refused(self.lab.production, self.sidecar(config=path), words)
+
+    def test_sidecars_identity_wants_its_key_and_tls(self):
+        words = "--sidecar-tls-key is missing"
+        command = self.intercept(sidecar_tls_certificate="/nowhere")
+        self.assert_refused(self.lab.intercept, command, words)
+        command = self.intercept(sidecar_tls_certificate="/nowhere", sidecar_tls_key="/nowhere")
+        self.assert_refused(self.lab.intercept, command, "needs TLS on the stream")
+
     def test_wrong_values(self):
         lab = self.lab
         self.assert_refused(lab.production, self.sidecar(port=70000), "--port")

@@ -151,6 +151,70 @@ class Tls(labtest.LabTest):
             lab.production, command, "sidecar", lab.sidecar_ready, environment=environment
         )
 
+    def test_identity_of_an_environment_is_replaced_down_the_stream(self):
+        lab = self.lab
+        handed = Secret(lab, "handed")
+        handed.write(self.old, SIDECAR, [])
+        intercept_flags = {
+            "target": f"80={endpoint(lab.shadow.ipv4, 80)}",
+            "sidecar_tls_certificate": handed.path("tls.crt"),
+            "sidecar_tls_key": handed.path("tls.key"),
+            **self.of_intercept.flags(SIDECAR),
+        }
+        intercept = lab.start_intercept(**intercept_flags)
+        command = lab.sidecar_command(port=80, tls_peer=INTERCEPT)
+        environment = self.of_sidecar.environment()
+        sidecar = lab.start_ready(
+            lab.production, command, "sidecar", lab.sidecar_ready, environment=environment
+        )
+
+        def counted(host, port, name, result):
+            return metrics(host, port).total(name, result=result)
+
+        def taken():
+            return counted(lab.production, SIDECAR_HTTP, "trafficmirror_identities_total", "taken")
+
+        def wait_for_taken(count):
+            wait_until(lambda: taken() == count, lambda: f"{taken()} of {count} identities")
+
+        wait_for_taken(1)  # another than that of its environment
+        address = endpoint(lab.production.ipv4, 80)
+        running = lab.load("rotated", address, rate=500, seconds=60, connections=20)
+        both = [self.old, self.new]
+        self.of_intercept.write(self.old, INTERCEPT, both)
+        wait_for_taken(2)
+        handed.write(self.new, SIDECAR, [])
+        wait_for_taken(3)
+        self.of_intercept.write(self.new, INTERCEPT, [self.new])
+        wait_for_taken(4)
+        self.assertIn("issuer=CN = new", self.handshake())
+
+        # What does not fit is sent to nobody.
+        with open(handed.path("tls.key"), "w") as key:
+            key.write("nonsense")
+        name = "trafficmirror_sidecar_identities_total"
+        wait_until(
+            lambda: counted(lab.intercept, INTERCEPT_HTTP, name, "refused") == 1, "it is refused"
+        )
+        self.assertIn("holds no private key in PEM", intercept.output())
+        self.assertEqual(counted(lab.intercept, INTERCEPT_HTTP, name, "taken"), 3)
+        handed.write(self.new, SIDECAR, [])
+        wait_for_taken(5)
+
+        # The stream that was there has seen all of it.
+        self.assert_served(running.stop())
+        self.assert_same_requests(running.ids(), self.shadow)
+        mirrored = metrics(lab.production, SIDECAR_HTTP)
+        self.assert_nothing_unmirrored(mirrored)
+        self.assertEqual(mirrored.total("trafficmirror_streams_total"), 1)
+
+        # The next one needs what was sent: of the environment's CA the intercept knows no more.
+        intercept.stop()
+        lab.start_intercept(**intercept_flags)
+        wait_until(lab.sidecar_ready, self.readiness)
+        for process in (sidecar, intercept):
+            self.assertNotIn("PRIVATE KEY", process.output())
+
     def test_refused_and_said(self):
         lab = self.lab
         intercept = self.start_intercept()

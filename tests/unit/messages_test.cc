@@ -31,6 +31,18 @@ v1::Target& add_target(v1::Lease& lease, const std::string& address, uint32_t po
   return target;
 }
 
+TEST(Identity, IsWhatTheConfigurationHasOfIt) {
+  v1::Configuration message;
+  EXPECT_EQ(to_identity(message), std::nullopt);
+  message.mutable_identity()->set_certificate("a");
+  message.mutable_identity()->set_key("b");
+  message.mutable_identity()->set_ca("c");
+  EXPECT_EQ(to_identity(message), (program::TlsMaterial{"a", "b", "c"}));
+  message.clear_identity();
+  message.mutable_identity();
+  EXPECT_EQ(to_identity(message), program::TlsMaterial()) << "one that can't hold up";
+}
+
 TEST(Lease, IsReadForBothFamilies) {
   v1::Lease message;
   add_source(message, ipv4, 1, 65535);

@@ -158,5 +158,95 @@ TEST_F(TlsOptionsTest, WhatHasChangedIsRead) {
   EXPECT_EQ(tls->material()->certificate, second.certificate());
 }
 
+// What the other side sends in place of what the environment holds.
+class TlsReplacementTest : public TlsOptionsTest {
+ protected:
+  TlsReplacementTest() {
+    set("CERTIFICATE", leaf.certificate());
+    set("KEY", leaf.key());
+    set("CA", ca.certificate());
+    TlsOptions options;
+    options.peer = "peer";
+    tls = load_tls(options);
+  }
+
+  static TlsMaterial material_of(const Certificate& of, const std::string& cas) {
+    return {of.certificate(), of.key(), cas};
+  }
+  TlsMaterial good() const { return material_of(next, ca.certificate() + other_ca.certificate()); }
+
+  // Sends it, and nothing changes but the count.
+  void expect_refused(const TlsMaterial& sent) {
+    const auto before = tls->material();
+    const auto counted = tls->replacements();
+    testing::internal::CaptureStdout();
+    tls->replace(sent);
+    const std::string log = testing::internal::GetCapturedStdout();
+    EXPECT_EQ(tls->material(), before);
+    EXPECT_EQ(tls->replacements().taken, counted.taken);
+    EXPECT_EQ(tls->replacements().refused, counted.refused + 1);
+    EXPECT_EQ(log.find("PRIVATE KEY"), std::string::npos);
+  }
+
+  const Certificate other_ca{{.name = "other ca", .ca = true}};
+  const Certificate next{{.name = "next", .alternative_names = "DNS:leaf"}, &other_ca};
+  std::shared_ptr<Tls> tls;
+};
+
+TEST_F(TlsReplacementTest, IsInUseFromThenOn) {
+  EXPECT_TRUE(tls->from_environment());
+  tls->replace(good());
+  EXPECT_EQ(*tls->material(), good());
+  EXPECT_EQ(tls->replacements().taken, 1U);
+  tls->replace(good());
+  EXPECT_EQ(tls->replacements().taken, 1U) << "it was in use already";
+  tls->replace(material_of(leaf, ca.certificate()));
+  EXPECT_EQ(*tls->material(), material_of(leaf, ca.certificate()));
+  EXPECT_EQ(tls->replacements().taken, 2U);
+  EXPECT_EQ(tls->replacements().refused, 0U);
+}
+
+TEST_F(TlsReplacementTest, HasToHoldUpAsAtTheStart) {
+  TlsMaterial wrong = good();
+  wrong.key = leaf.key();
+  expect_refused(wrong);
+  wrong = good();
+  wrong.certificate.resize(100);
+  expect_refused(wrong);
+  wrong = good();
+  wrong.key = wrong.certificate;
+  expect_refused(wrong);
+  wrong = good();
+  wrong.ca = "nonsense";
+  expect_refused(wrong);
+  expect_refused({});
+  expect_refused(material_of(
+      Certificate({.name = "old", .alternative_names = "", .begins = -7200, .ends = -3600}, &ca),
+      ca.certificate()));
+  wrong = good();
+  wrong.ca += std::string(max_tls_material_bytes, '\n');
+  expect_refused(wrong);
+
+  // So it is behind one that was taken.
+  tls->replace(good());
+  wrong = good();
+  wrong.key = leaf.key();
+  expect_refused(wrong);
+  EXPECT_EQ(*tls->material(), good());
+}
+
+TEST_F(TlsReplacementTest, IsNotForWhatComesOutOfFiles) {
+  for (const auto part : {&TlsOptions::certificate, &TlsOptions::key, &TlsOptions::ca}) {
+    TlsOptions options;
+    options.peer = "peer";
+    options.*part = files.options("peer").*part;
+    const auto with_file = load_tls(options);
+    EXPECT_FALSE(with_file->from_environment());
+    with_file->replace(good());
+    EXPECT_EQ(*with_file->material(), material_of(leaf, ca.certificate()));
+    EXPECT_EQ(with_file->replacements().taken, 0U);
+  }
+}
+
 }  // namespace
 }  // namespace trafficmirror::program

@@ -259,24 +259,29 @@ TEST_F(TlsStream, RefusesPlainTextOnEitherSide) {
             "the intercept does not speak TLS");
 }
 
-// A client of gRPC's own, for what an uplink never does.
+// A client of gRPC's own, for what an uplink never does. It keeps the first message that comes
+// down.
 grpc::Status call(net::Port port, const std::string& ca, const std::string& certificate,
-                  const std::string& key) {
+                  const std::string& key, bool wants_identity = false,
+                  v1::InterceptMessage* first = nullptr) {
   grpc::ChannelArguments arguments;
   arguments.SetSslTargetNameOverride(intercept_name);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   const auto stub = v1::Mirror::NewStub(grpc::CreateCustomChannel(
       "127.0.0.1:" + std::to_string(port.number),
-      grpc::SslCredentials(
-          {.pem_root_certs = ca, .pem_private_key = key, .pem_cert_chain = certificate}),
+      ca.empty()
+          ? grpc::InsecureChannelCredentials()
+          : grpc::SslCredentials(
+                {.pem_root_certs = ca, .pem_private_key = key, .pem_cert_chain = certificate}),
       arguments));
   grpc::ClientContext context;
   const auto stream = stub->Stream(&context);
   v1::SidecarMessage hello;
   hello.mutable_hello()->add_ports(80);
+  hello.mutable_hello()->set_wants_identity(wants_identity);
   stream->Write(hello);
-  v1::InterceptMessage lease;
-  if (stream->Read(&lease)) context.TryCancel();
+  v1::InterceptMessage message;
+  if (stream->Read(first == nullptr ? &message : first)) context.TryCancel();
   return stream->Finish();
 }
 
@@ -353,6 +358,103 @@ TEST_F(TlsStream, LivesOnWhileCertificatesAndCasAreRotated) {
   sidecar_files.write(new_sidecar, ca.certificate());
   EXPECT_NE(refusal(port, sidecar_tls), "") << "the new intercept is none of the old CA's";
   EXPECT_TRUE(talks(old_stream, old_port, "still there"));
+}
+
+// A sidecar's, whose environment holds it.
+std::shared_ptr<program::Tls> tls_of_environment(const Certificate& certificate,
+                                                 const std::string& cas) {
+  const std::array<std::pair<const char*, std::string>, 3> variables = {
+      {{"TRAFFICMIRROR_TLS_CERTIFICATE", certificate.certificate()},
+       {"TRAFFICMIRROR_TLS_KEY", certificate.key()},
+       {"TRAFFICMIRROR_TLS_CA", cas}}};
+  for (const auto& [name, value] : variables) ::setenv(name, value.c_str(), 1);
+  auto tls = program::load_tls({.certificate = "", .key = "", .ca = "", .peer = intercept_name});
+  for (const auto& [name, value] : variables) ::unsetenv(name);
+  return tls;
+}
+
+std::shared_ptr<const program::TlsMaterial> identity_of(const Certificate& certificate,
+                                                        const std::string& cas) {
+  return std::make_shared<const program::TlsMaterial>(
+      program::TlsMaterial{certificate.certificate(), certificate.key(), cas});
+}
+
+TEST_F(TlsStream, ReplacesTheIdentityOfAnEnvironmentWhileTheCaIsRotated) {
+  relay.set_identity(identity_of(sidecar_certificate, ca.certificate()));
+  serve();
+  const net::Port port = service->port();
+  const auto sidecar_tls = tls_of_environment(sidecar_certificate, ca.certificate());
+  Uplink old_stream(to(port, sidecar_tls));
+  const uint16_t old_port = leased_port(next(old_stream));
+  ASSERT_NE(old_port, 0);
+  EXPECT_EQ(sidecar_tls->replacements().taken, 0U) << "it has that one already";
+
+  // While both CAs are trusted the sidecar is sent a leaf of the new one, down the stream it has.
+  const Certificate new_intercept(
+      {.name = "intercept", .alternative_names = "DNS:" + intercept_name}, &other_ca);
+  const Certificate new_sidecar({.name = "sidecar", .alternative_names = "URI:" + sidecar_name},
+                                &other_ca);
+  const std::string both = ca.certificate() + other_ca.certificate();
+  intercept_files.write(intercept_certificate, both);
+  relay.set_identity(identity_of(new_sidecar, both));
+  ASSERT_TRUE(soon([&] { return sidecar_tls->replacements().taken == 1; }));
+  EXPECT_EQ(*sidecar_tls->material(), *identity_of(new_sidecar, both));
+  EXPECT_EQ(refusal(port, sidecar_tls), "");
+
+  // Then the intercept shows and trusts the new one alone: what the environment holds is of no use.
+  intercept_files.write(new_intercept, other_ca.certificate());
+  EXPECT_NE(refusal(port, tls_of_environment(sidecar_certificate, both)), "");
+  EXPECT_EQ(refusal(port, sidecar_tls), "");
+  relay.set_identity(identity_of(new_sidecar, other_ca.certificate()));
+  ASSERT_TRUE(soon([&] { return sidecar_tls->replacements().taken == 2; }));
+  EXPECT_EQ(refusal(port, sidecar_tls), "");
+  EXPECT_TRUE(talks(old_stream, old_port, "still there"));
+  EXPECT_EQ(old_stream.counters().streams, 1U);
+  EXPECT_EQ(log.count("PRIVATE KEY"), 0);
+}
+
+TEST_F(TlsStream, KeepsTheIdentityOfAnEnvironmentWhileWhatIsSentDoesNotFit) {
+  serve();
+  const auto sidecar_tls = tls_of_environment(sidecar_certificate, ca.certificate());
+  Uplink stream(to(service->port(), sidecar_tls));
+  const uint16_t port = leased_port(next(stream));
+  ASSERT_NE(port, 0);
+  auto wrong = *identity_of(sidecar_certificate, ca.certificate());
+  wrong.key = intercept_certificate.key();
+  relay.set_identity(std::make_shared<const program::TlsMaterial>(wrong));
+  ASSERT_TRUE(soon([&] { return sidecar_tls->replacements().refused == 1; }));
+  EXPECT_EQ(log.count("the key that was sent is not the key of the certificate"), 1);
+  EXPECT_EQ(log.count("PRIVATE KEY"), 0);
+  EXPECT_TRUE(talks(stream, port, "still there"));
+  EXPECT_EQ(refusal(service->port(), sidecar_tls), "");
+}
+
+TEST_F(TlsStream, SendsAnIdentityOnlyToWhoWantsItAndHasShownWhoItIs) {
+  relay.set_identity(identity_of(sidecar_certificate, ca.certificate()));
+  serve();
+  const auto got_identity = [&](const Certificate& shown, bool wants) {
+    v1::InterceptMessage first;
+    call(service->port(), ca.certificate(), shown.certificate(), shown.key(), wants, &first);
+    return first.configuration().has_identity();
+  };
+  EXPECT_TRUE(got_identity(sidecar_certificate, true));
+  EXPECT_FALSE(got_identity(sidecar_certificate, false));
+  EXPECT_FALSE(got_identity(intercept_certificate, true))
+      << "signed by the CA, but of another name";
+
+  serve(nullptr);
+  v1::InterceptMessage first;
+  call(service->port(), "", "", "", true, &first);
+  EXPECT_TRUE(first.has_configuration());
+  EXPECT_FALSE(first.configuration().has_identity()) << "in plain text, to anybody";
+}
+
+TEST_F(TlsStream, WantsNoIdentityWhereItsOwnIsInFiles) {
+  relay.set_identity(identity_of(sidecar_certificate, ca.certificate() + other_ca.certificate()));
+  serve();
+  const auto sidecar_tls = sidecar_files.tls(intercept_name);
+  EXPECT_EQ(refusal(service->port(), sidecar_tls), "");
+  EXPECT_EQ(sidecar_tls->material()->ca, ca.certificate());
 }
 
 TEST_F(TlsStream, KeepsWhatItHasWhileFilesDoNotFit) {
