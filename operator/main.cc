@@ -1,4 +1,6 @@
 #include <chrono>
+#include <memory>
+#include <mutex>
 #include <thread>
 
 #include <CLI/CLI.hpp>
@@ -12,6 +14,7 @@
 #include "operator/kube/leader_election.h"
 #include "operator/names.h"
 #include "operator/reconciler.h"
+#include "operator/webhook_server.h"
 #include "program/flags.h"
 #include "program/http.h"
 #include "program/log.h"
@@ -55,9 +58,43 @@ kube::Discovery ask(kube::Client& client) {
   return *std::move(discovery);
 }
 
+// The webhook's server, which begins when its certificate is there.
+class Webhook {
+ public:
+  Webhook(net::HostPort address, SidecarsFor sidecars_for)
+      : address_(std::move(address)), sidecars_for_(std::move(sidecars_for)) {}
+
+  void use(const KeyPair& identity) {
+    const std::lock_guard lock(mutex_);
+    if (server_) {
+      if (const auto problem = server_->use(identity))
+        spdlog::error("the webhook's new certificate can't be used: {}", *problem);
+      return;
+    }
+    try {
+      server_ = std::make_unique<WebhookServer>(address_, identity, sidecars_for_);
+      spdlog::info("the webhook listens on {}", program::to_text(address_));
+    } catch (const program::StartError& error) {
+      spdlog::error("the webhook can't be served: {}", error.what());
+    }
+  }
+
+  std::vector<prometheus::MetricFamily> metrics() const {
+    const std::lock_guard lock(mutex_);
+    return server_ ? server_->metrics() : std::vector<prometheus::MetricFamily>{};
+  }
+
+ private:
+  const net::HostPort address_;
+  const SidecarsFor sidecars_for_;
+  mutable std::mutex mutex_;
+  std::unique_ptr<WebhookServer> server_;
+};
+
 int run(int argc, const char* const* argv) {
   const program::StopSignal stop;
   program::CommonOptions common{.http = {"0.0.0.0", {http_port}}};
+  net::HostPort webhook_address{"0.0.0.0", {9443}};
   Reconciler::Options options;
   std::string identity = host_name();
   std::string namespace_;
@@ -83,6 +120,14 @@ int run(int argc, const char* const* argv) {
   app.add_option("--namespace", namespace_,
                  "where its own Secrets and Lease are; default: its pod's, or the context's")
       ->type_name("NAME");
+  app.add_option("--webhook", options.webhook,
+                 "name of the webhook's Service in that namespace, and of its "
+                 "MutatingWebhookConfiguration; without it, none is served")
+      ->type_name("NAME");
+  program::add_host_port(app, "--webhook-listen", webhook_address, "where the webhook is served");
+  app.add_option("--webhook-host", options.webhook_host,
+                 "what the API server calls the webhook by; default: its Service's name")
+      ->type_name("NAME");
   app.add_option("--identity", identity, "of this one among several, such as the pod's name")
       ->type_name("NAME")
       ->capture_default_str();
@@ -98,7 +143,7 @@ int run(int argc, const char* const* argv) {
       "  trafficmirror-operator --sidecar-image example.org/trafficmirror-sidecar:1.0 \\\n"
       "      --intercept-image example.org/trafficmirror-intercept:1.0\n\n"
       "It takes the API server from $KUBECONFIG, or from the pod that it runs in. Of several, one\n"
-      "leads and the others wait.");
+      "leads and the others wait; all of them serve the webhook.");
   if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
   program::set_up_logging(common, program_name);
 
@@ -112,6 +157,8 @@ int run(int argc, const char* const* argv) {
   options.lifetimes.ca = whole_seconds(ca_lifetime);
   options.lifetimes.leaf = whole_seconds(leaf_lifetime);
   options.lifetimes.distribution = whole_seconds(distribution);
+  if (options.webhook_host.empty())
+    options.webhook_host = webhook_dns_name({options.settings.operator_namespace, options.webhook});
   const kube::Discovery discovery = ask(client);
   options.abilities = abilities_of(discovery);
   spdlog::info("Kubernetes {}.{}: {}", discovery.version().major, discovery.version().minor,
@@ -120,8 +167,16 @@ int run(int argc, const char* const* argv) {
                    : "sidecars are injected into pods as they are created");
 
   Reconciler reconciler(client, options);
-  const program::HttpServer http(
-      common.http, {[&] { return reconciler.not_ready(); }, [&] { return reconciler.metrics(); }});
+  Webhook webhook(webhook_address, [&](const NewPod& pod) { return reconciler.sidecars_for(pod); });
+  if (!options.webhook.empty())
+    reconciler.on_webhook_identity([&](const KeyPair& pair) { webhook.use(pair); });
+  const program::HttpServer http(common.http, {[&] { return reconciler.not_ready(); },
+                                               [&] {
+                                                 auto metrics = reconciler.metrics();
+                                                 for (auto& family : webhook.metrics())
+                                                   metrics.push_back(std::move(family));
+                                                 return metrics;
+                                               }});
 
   kube::LeaderElection election(client, {.lease = {options.settings.operator_namespace, lease_name},
                                          .identity = identity,
@@ -141,6 +196,8 @@ int run(int argc, const char* const* argv) {
   }
   elect.request_stop();
   elect.join();
+  // No new calls of the webhook, which asks the reconciler.
+  reconciler.on_webhook_identity(nullptr);
   return 0;
 }
 
