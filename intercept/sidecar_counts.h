@@ -25,13 +25,17 @@ struct SidecarCounts {
   bool operator==(const SidecarCounts&) const = default;
 
  private:
-  // A sidecar knows fewer reasons, but what it calls them is up to it.
+  // A sidecar knows fewer reasons, with shorter names, but what it calls them is up to it.
   static constexpr size_t most_reasons = 64;
+  static constexpr size_t longest_reason = 64;
 
   static void add(std::map<std::string, uint64_t>& to,
                   const std::map<std::string, uint64_t>& what) {
-    for (const auto& [reason, count] : what)
-      to[to.contains(reason) || to.size() < most_reasons ? reason : "other"] += count;
+    for (const auto& [reason, count] : what) {
+      const bool known = to.contains(reason) ||
+                         (to.size() < most_reasons && reason.size() <= longest_reason);
+      to[known ? reason : "other"] += count;
+    }
   }
 };
 

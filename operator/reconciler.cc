@@ -159,7 +159,7 @@ class Reconciler::Implementation {
   std::vector<Injection> sidecars_for(const NewPod& pod) const {
     std::vector<Injection> injections;
     const SharedJson space = namespaces_->get({"", pod.namespace_});
-    if (space && pod_security_forbids(*space)) return injections;
+    if (!space || pod_security_forbids(*space)) return injections;
     std::vector<std::pair<std::shared_ptr<const ParsedMirror>, bool>> selecting;
     for (const auto& parsed : mirrors_of(pod.namespace_)) {
       const Mirror& mirror = parsed->mirror;

@@ -1,116 +1,294 @@
-"""The operator against a real API server: what kubectl apply brings about, and that nothing is left."""
+"""The operator against a real API server, with the rights of the manifests: what kubectl apply brings
+about and shows, that nothing of it is left, that another one takes over, and that certificates are
+replaced."""
 
-import os
+import base64
+import datetime
 import subprocess
-import tempfile
 import time
 import unittest
 
 import kubetest
-from apiserver import ApiServer, free_ports
+from apiserver import ApiServer, wait_until
+from kubelet import Kubelet
+from operator_process import (ACCOUNT, MANIFESTS, MIRRORS, NAMESPACE, Mirror, Operator, install,
+                              intercepts_of, make_shadow, workload)
+from proxy import Proxy
 from rest import differences
 
-MANIFESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy/manifests")
-MIRRORS = "trafficmirror.dev/v1alpha1/trafficmirrors"
+LEASES = "coordination.k8s.io/v1/leases"
 
 
 def setUpModule():
-    global server
+    global server, mirror
     server = ApiServer().__enter__()
     unittest.addModuleCleanup(server.__exit__, None, None, None)
-    server.kubectl("apply", "-f", os.path.join(MANIFESTS, "crd.yaml"))
-    server.kubectl("wait", "--for=condition=established", "crd/trafficmirrors.trafficmirror.dev")
-    for name in ("shop", "shop-shadow", "trafficmirror"):
-        server.namespace(name)
+    install(server)
+    mirror = Mirror(server)
 
 
-def wait_until(condition, what, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what() if callable(what) else what}: not within {seconds:g} s")
-        time.sleep(0.05)
+class Case(unittest.TestCase):
+    def played(self):
+        """Controllers, kubelets and intercepts are played from here to the test's end."""
+        kubelet = Kubelet(server.client)
+        self.addCleanup(kubelet.close)
+        return kubelet
+
+    def make_workloads(self):
+        """Production's and the shadow's, until the test's end."""
+        make_shadow(server)
+        server.client.create(workload("checkout", "shop", {"app": "checkout"}))
+
+        def remove():
+            for resource, name, namespace in (
+                    ("apps/v1/deployments", "checkout", "shop"),
+                    ("apps/v1/deployments", "checkout-v2", "shop-shadow"),
+                    ("v1/services", "checkout-v2", "shop-shadow")):
+                server.client.delete(resource, name, namespace)
+            wait_until(lambda: not server.client.list("v1/pods"), "no pods", 30)
+
+        self.addCleanup(remove)
 
 
-class Operator:
-    """A running operator, with a log."""
-
-    def __init__(self, *flags):
-        self.log = tempfile.TemporaryFile(mode="w+")
-        self.process = subprocess.Popen(
-            [kubetest.program("trafficmirror-operator"),
-             "--sidecar-image", "example.org/sidecar:1", "--intercept-image",
-             "example.org/intercept:1", "--namespace", "trafficmirror", "--http",
-             f"127.0.0.1:{free_ports(1)[0]}",
-             *flags],
-            env={**os.environ, "KUBECONFIG": server.admin_kubeconfig},
-            stdout=self.log, stderr=subprocess.STDOUT)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.process.terminate()
-        code = self.process.wait(20)
-        self.log.seek(0)
-        text = self.log.read()
-        self.log.close()
-        if kind:
-            print(text)
-        elif code != 0:
-            raise AssertionError(f"the operator ended with {code}:\n{text}")
-
-
-def status():
-    return (server.client.find(MIRRORS, "checkout-v2", "shop") or {}).get("status", {})
-
-
-def condition(name):
-    found = [entry for entry in status().get("conditions", []) if entry["type"] == name]
-    return (found[0]["status"], found[0]["reason"]) if found else None
-
-
-class Life(unittest.TestCase):
+class Life(Case):
     def test_apply_and_delete(self):
-        with Operator():
+        proxy = Proxy(server)
+        self.addCleanup(proxy.close)
+        with Operator(server, url=proxy.url):
             # What the operator has for itself comes before the first mirror.
-            wait_until(lambda: server.client.find("v1/secrets", "trafficmirror-ca",
-                                                  "trafficmirror"), "the CA")
+            wait_until(lambda: server.client.find("v1/secrets", "trafficmirror-ca", NAMESPACE),
+                       "the CA", 30)
             before = server.client.listing()
-            server.kubectl("apply", "-f", os.path.join(MANIFESTS, "samples/trafficmirror.yaml"))
-            wait_until(lambda: condition("Consented") == ("False", "NotGranted"),
-                       lambda: f"word of the missing consent; status {status()}")
-            self.assertEqual(condition("Ready"), ("False", "NotGranted"))
-            self.assertEqual(server.client.list("apps/v1/deployments", "shop-shadow"), [])
+            mirror.apply()
+            mirror.wait_for("Consented", "False", "NotGranted")
+            self.assertEqual(mirror.condition("Ready"), ("False", "NotGranted"))
+            self.assertEqual(intercepts_of(server), [])
 
-            server.kubectl("annotate", "namespace", "shop-shadow",
-                           "trafficmirror.dev/accept-from=shop")
-            wait_until(lambda: server.client.list("apps/v1/deployments", "shop-shadow"),
-                       "the intercept")
-            wait_until(lambda: condition("InterceptAvailable") == ("False", "ServiceNotFound"),
-                       lambda: f"word of the missing Service; status {status()}")
+            mirror.consent()
+            wait_until(lambda: intercepts_of(server), "the intercept", 30)
+            mirror.wait_for("InterceptAvailable", "False", "ServiceNotFound")
+            self.assertEqual(mirror.condition("Ready"), ("False", "ServiceNotFound"))
             for resource in ("v1/services", "v1/configmaps", "v1/secrets", "v1/serviceaccounts",
                              "networking.k8s.io/v1/networkpolicies"):
                 self.assertTrue([thing for thing in server.client.list(resource, "shop-shadow")
                                  if thing["metadata"]["name"].startswith("trafficmirror-")],
                                 resource)
+            budgets = "policy/v1beta1/poddisruptionbudgets"
+            self.assertEqual(server.client.list(budgets, "shop-shadow"), [])
+            mirror.patch({"intercept": {"replicas": 2}})
+            wait_until(lambda: server.client.list(budgets, "shop-shadow"), "a budget", 30)
 
-            deployment = server.client.list("apps/v1/deployments", "shop-shadow")[0]
+            deployment = intercepts_of(server)[0]
             name = deployment["metadata"]["name"]
             server.client.patch("apps/v1/deployments", name, {"spec": {"replicas": 7}},
                                 "shop-shadow")
             wait_until(lambda: server.client.get("apps/v1/deployments", name, "shop-shadow")
-                       ["spec"]["replicas"] == 1, "the drift's correction")
+                       ["spec"]["replicas"] == 2, "the drift's correction", 30)
+            server.client.delete("v1/services", name, "shop-shadow")
+            wait_until(lambda: server.client.find("v1/services", name, "shop-shadow"),
+                       "the Service again", 30)
 
-            server.kubectl("delete", "-n", "shop", "trafficmirror", "checkout-v2", "--wait=false")
-            wait_until(lambda: not server.client.find(MIRRORS, "checkout-v2", "shop"),
-                       "the mirror's end")
-            server.kubectl("annotate", "namespace", "shop-shadow",
-                           "trafficmirror.dev/accept-from-")
+            mirror.delete()
+            mirror.wait_for_end()
+            mirror.withdraw_consent()
             self.assertEqual(differences(before, server.client.listing()), [])
+        refused = [request for request in proxy.requests() if request.status in (401, 403)]
+        self.assertEqual(refused, [], "the manifests' rights are not enough")
+
+    def test_it_becomes_ready_where_the_cluster_plays_along(self):
+        kubelet = self.played()
+        self.make_workloads()
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        with Operator(server):
+            mirror.apply()
+            wait_until(lambda: intercepts_of(server), "the intercept", 30)
+            name = intercepts_of(server)[0]["metadata"]["name"]
+            mirror.wait_for("InterceptAvailable", "True", "Available")
+            mirror.wait_for("ReplyPathVerified", "True", "Verified")
+            # This server has no ephemeral containers.
+            mirror.wait_for("Attached", "False", "NamespaceNotLabelled")
+
+            intercept = kubelet.intercepts(name)[0]
+            intercept.problem = "the shadow at 10.244.0.2:8080 does not answer"
+            mirror.wait_for("ReplyPathVerified", "False", "NotVerified")
+            intercept.problem = ""
+            mirror.wait_for("ReplyPathVerified", "True", "Verified")
+            events = [event["reason"] for event in server.client.list("v1/events", "shop")]
+            self.assertIn("NotVerified", events)
+            mirror.delete()
+            mirror.wait_for_end()
+        self.assertEqual(intercepts_of(server), [])
+
+    def test_kubectl_shows_and_explains_it(self):
+        mirror.apply()
+        server.client.patch(MIRRORS, "checkout-v2", {"status": {
+            "attached": "2/3", "sessions": 12, "exchanges": 34567, "shed": 8,
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Mirroring",
+                            "message": "all is well", "observedGeneration": 1,
+                            "lastTransitionTime": "2030-01-01T00:00:00Z"}]}},
+            "shop", "status")
+        lines = server.kubectl("get", "tm", "-n", "shop").splitlines()
+        self.assertEqual(lines[0].split(), ["NAME", "READY", "REASON", "ATTACHED", "SESSIONS",
+                                            "EXCHANGES", "SHED", "AGE"])
+        self.assertEqual(lines[1].split()[:-1],
+                         ["checkout-v2", "True", "Mirroring", "2/3", "12", "34567", "8"])
+        told = server.kubectl("explain", "tm.spec")
+        for field in ("source", "shadow", "clientAddress", "replicate", "limits", "intercept",
+                      "paused", "duration"):
+            self.assertRegex(told, rf"(?m)^   {field}\t<")
+
+        def fields(schema, path):
+            for name, field in schema.get("properties", {}).items():
+                yield f"{path}.{name}", field
+                yield from fields(field, f"{path}.{name}")
+                yield from fields(field.get("items", {}), f"{path}.{name}[]")
+
+        crd = server.client.get("apiextensions.k8s.io/v1/customresourcedefinitions",
+                                "trafficmirrors.trafficmirror.dev")
+        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        for path, field in fields(schema["properties"]["spec"], "spec"):
+            self.assertTrue(field.get("description"), f"{path} is not described")
+        server.client.delete(MIRRORS, "checkout-v2", "shop")
+
+    def test_what_the_schema_forbids_is_refused(self):
+        with open(f"{MANIFESTS}/samples/trafficmirror.yaml") as file:
+            sample = file.read()
+        for good, bad, word in (
+                ("ports: [8080]", "ports: []", "spec.source.ports"),
+                ("ports: [8080]", "ports: [0]", "spec.source.ports"),
+                ("ports: [8080]", "ports: [65536]", "spec.source.ports"),
+                ("percent: 100", "percent: 0", "spec.replicate.percent"),
+                ("percent: 100", "percent: 0.05", "spec.replicate.percent"),
+                ("percent: 100", "percent: 101", "spec.replicate.percent"),
+                ("memory: 64Mi", "memory: a lot", "spec.limits.memory"),
+                ("replicas: 1", "replicas: 0", "spec.intercept.replicas"),
+                ("duration: 2h", "duration: soon", "spec.duration"),
+                ("duration: 2h", "clientAddress: Magic", "spec.clientAddress")):
+            self.assertIn(good, sample)
+            ended = server.kubectl("apply", "-f", "-", input=sample.replace(good, bad),
+                                   check=False)
+            self.assertNotEqual(ended.returncode, 0, bad)
+            self.assertIn(word, ended.stderr)
+
+
+class Leader(Case):
+    def holder(self):
+        lease = server.client.find(LEASES, "trafficmirror-operator", NAMESPACE) or {}
+        return lease.get("spec", {}).get("holderIdentity")
+
+    def works(self):
+        """Waits until somebody corrects a drift, and returns how long it took."""
+        name = intercepts_of(server)[0]["metadata"]["name"]
+        begin = time.monotonic()
+        server.client.delete("v1/configmaps", name, "shop-shadow")
+        wait_until(lambda: server.client.find("v1/configmaps", name, "shop-shadow"),
+                   "the ConfigMap again", 30)
+        return time.monotonic() - begin
+
+    def test_another_takes_over(self):
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        with Operator(server, identity="one") as one:
+            wait_until(lambda: self.holder() == "one", "that one leads", 30)
+            with Operator(server, identity="two") as two:
+                mirror.apply()
+                wait_until(lambda: intercepts_of(server), "the intercept", 30)
+                self.assertEqual(self.holder(), "one")
+                # Killed: when its lease has run out.
+                one.kill()
+                self.assertLess(self.works(), 20)
+                self.assertEqual(self.holder(), "two")
+                with Operator(server, identity="three"):
+                    # Ended: at once.
+                    two.stop()
+                    wait_until(lambda: self.holder() == "three", "that three leads", 10)
+                    self.works()
+                    mirror.delete()
+                    mirror.wait_for_end()
+
+
+class Certificates(Case):
+    def certificate(self, resource="v1/secrets", name=None, namespace="shop-shadow"):
+        name = name or intercepts_of(server)[0]["metadata"]["name"]
+        data = server.client.get(resource, name, namespace)["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def openssl(self, *words, certificate):
+        return subprocess.run(["openssl", *words], input=certificate, capture_output=True,
+                              text=True, check=True).stdout
+
+    def valid_for(self, certificate):
+        end = self.openssl("x509", "-noout", "-enddate", certificate=certificate)
+        when = datetime.datetime.strptime(end.strip().removeprefix("notAfter="),
+                                          "%b %d %H:%M:%S %Y %Z")
+        return (when - datetime.datetime.utcnow()).total_seconds()
+
+    def test_are_replaced_before_they_expire(self):
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        with Operator(server, "--certificate-lifetime", "12s"):
+            mirror.apply()
+            wait_until(lambda: intercepts_of(server), "the intercept", 30)
+            deployment = intercepts_of(server)[0]
+            seen = [self.certificate()]
+
+            def another():
+                now = self.certificate()
+                self.assertGreater(self.valid_for(now["tls.crt"]), 0)
+                if now != seen[-1]:
+                    seen.append(now)
+                return len(seen) > 2
+
+            wait_until(another, "a second other certificate", 60, 0.2)
+            for secret in seen:
+                with open(server.path("rotation-ca.crt"), "w") as file:
+                    file.write(secret["ca.crt"])
+                told = self.openssl("verify", "-no_check_time", "-CAfile",
+                                    server.path("rotation-ca.crt"),
+                                    certificate=secret["tls.crt"])
+                self.assertIn("OK", told)
+            # Intercepts read it where it is mounted, and are not rolled for it.
+            self.assertEqual(intercepts_of(server)[0]["metadata"]["generation"],
+                             deployment["metadata"]["generation"])
+            mirror.delete()
+            mirror.wait_for_end()
+
+    def test_a_new_ca_is_trusted_before_it_signs(self):
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        server.client.delete("v1/secrets", "trafficmirror-ca", NAMESPACE)
+        with Operator(server, "--ca-lifetime", "30s", "--ca-distribution", "3s",
+                      "--certificate-lifetime", "8s"):
+            mirror.apply()
+            wait_until(lambda: intercepts_of(server), "the intercept", 30)
+            first = self.certificate()
+            last = {"secret": first}
+
+            def signed_by_another():
+                now = self.certificate()
+                if now != last["secret"]:
+                    # Whoever still has the one before is trusted, and trusts.
+                    for ours, theirs in ((now, last["secret"]), (last["secret"], now)):
+                        with open(server.path("rotation-ca.crt"), "w") as file:
+                            file.write(ours["ca.crt"])
+                        told = self.openssl("verify", "-no_check_time", "-CAfile",
+                                            server.path("rotation-ca.crt"),
+                                            certificate=theirs["tls.crt"])
+                        self.assertIn("OK", told)
+                    last["secret"] = now
+                return self.issuer_key(now) != self.issuer_key(first)
+
+            wait_until(signed_by_another, "a certificate of another CA", 90, 0.2)
+            mirror.delete()
+            mirror.wait_for_end()
+        # The next test's operator is not to begin with a CA that is about to end.
+        server.client.delete("v1/secrets", "trafficmirror-ca", NAMESPACE)
+
+    def issuer_key(self, secret):
+        told = self.openssl("x509", "-noout", "-ext", "authorityKeyIdentifier",
+                            certificate=secret["tls.crt"])
+        return told.split("\n")[1].strip()
 
 
 if __name__ == "__main__":

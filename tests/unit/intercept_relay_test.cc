@@ -463,9 +463,13 @@ TEST_F(RelayTest, ReasonsThatASidecarMakesUpAreBounded) {
     counts.shed[std::to_string(i)] = 1;
     relay.counted(stream, counts);
   }
-  const auto shed = relay.status().totals.shed;
-  EXPECT_EQ(shed.size(), 65U);
-  EXPECT_EQ(shed.at("other"), 936U);
+  SidecarCounts counts;
+  counts.closed[std::string(65, 'x')] = 1;
+  relay.counted(stream, counts);
+  const SidecarCounts totals = relay.status().totals;
+  EXPECT_EQ(totals.shed.size(), 65U);
+  EXPECT_EQ(totals.shed.at("other"), 936U);
+  EXPECT_EQ(totals.closed, (std::map<std::string, uint64_t>{{"other", 1}}));
 }
 
 TEST_F(RelayTest, WhenNoPortIsLeftTheReasonIsPlain) {
