@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <set>
+#include <variant>
 #include <vector>
 
 #include <spdlog/spdlog.h>
@@ -125,9 +126,13 @@ class Intercept {
   }
 
   void set_paths(const char* ipv4, const char* ipv6) {
-    relay_.set_paths({intercept::Path{*net::IpAddress::parse(ipv4), 1500},
-                      intercept::Path{*net::IpAddress::parse(ipv6), 1400},
-                      intercept::Path{*net::IpAddress::parse(ipv4), 1500}});
+    std::vector<std::variant<intercept::Path, std::string>> paths;
+    for (const net::Endpoint& target : relay_.endpoints()) {
+      const bool is_ipv4 = target.address.family() == net::Family::ipv4;
+      paths.emplace_back(
+          intercept::Path{*net::IpAddress::parse(is_ipv4 ? ipv4 : ipv6), is_ipv4 ? 1500U : 1400U});
+    }
+    relay_.set_paths(paths);
   }
 
   // Answers the relay's own SYNs.
