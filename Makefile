@@ -59,7 +59,7 @@ asan:
 	@$(MAKE) test BUILD=$(BUILD)-asan CMAKE_FLAGS="-DSANITIZER=address"
 
 tsan:
-	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/thread_sanitizer.supp \
+	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/thread_sanitizer.supp LAB_RATE=0.2 \
 	  $(MAKE) test BUILD=$(BUILD)-tsan CMAKE_FLAGS="-DSANITIZER=thread"
 
 # A line for every 10,000 seeds; ends at the first that fails.

@@ -18,6 +18,11 @@ def seconds(usual):
     return float(os.environ.get("LAB_SECONDS", usual))
 
 
+def rate(usual):
+    """What the programs have to keep up with: less where they are built to find faults, not for speed."""
+    return usual * float(os.environ.get("LAB_RATE", 1))
+
+
 # Bytes a second on a connection: a network's rate. Without one a client on this machine sends some
 # gigabytes a second, and a busy machine keeps the capture from a processor for as long as that takes
 # to overrun its ring.

@@ -25,7 +25,8 @@ import time
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-PAUSE = 0.01  # between two messages of one side, on the average
+# Between two messages of one side, on the average.
+PAUSE = 0.01 / float(os.environ.get("LAB_RATE", 1))
 
 
 def sizes(chance):

@@ -24,10 +24,10 @@ class Rates(labtest.LabTest):
             )
 
     def test_kept_alive(self):
-        self.mirror_at("kept", rate=10000, connections=100)
+        self.mirror_at("kept", rate=labtest.rate(10000), connections=100)
 
     def test_a_connection_for_each(self):
-        self.mirror_at("short", rate=2500, connections=500, mode="close")
+        self.mirror_at("short", rate=labtest.rate(2500), connections=500, mode="close")
 
 
 if __name__ == "__main__":
