@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <CLI/App.hpp>
+#include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 
 #include "program/start_error.h"
