@@ -274,6 +274,7 @@ class Follower:
         self._client = client
         self._stopped = False
         self._read = set()
+        self._gone = set()  # UIDs
         self._watches = {}
         self._threads = [
             threading.Thread(target=self._run, args=(resource,), daemon=True)
@@ -291,9 +292,11 @@ class Follower:
         return self._read == self.objects.keys()
 
     def put(self, resource, thing):
-        """What the server answered to a write, before the watch tells it."""
+        """What the server answered to a write, before the watch tells it, unless that has told more."""
         with self.changed:
-            self.objects[resource][key_of(thing)] = thing
+            known = self.objects[resource].get(key_of(thing))
+            if thing["metadata"]["uid"] not in self._gone and not (known and newer(known, thing)):
+                self.objects[resource][key_of(thing)] = thing
 
     def drop(self, resource, thing):
         with self.changed:
@@ -320,6 +323,7 @@ class Follower:
                 continue
             with self.changed:
                 if kind == "DELETED":
+                    self._gone.add(thing["metadata"]["uid"])
                     self.objects[resource].pop(key_of(thing), None)
                 else:
                     self.objects[resource][key_of(thing)] = thing
@@ -337,6 +341,11 @@ class Follower:
             watch.close()
         for thread in self._threads:
             thread.join(10)
+
+
+def newer(thing, other):
+    versions = [int(one["metadata"]["resourceVersion"]) for one in (thing, other)]
+    return versions[0] > versions[1]
 
 
 def key_of(thing):
