@@ -299,6 +299,11 @@ class Planner {
       if (lacks_port(pod, port))
         return problem("PortNotFound", "no container declares port " + std::to_string(port.number) +
                                            ": correct spec.source.ports, or the container's ports");
+    if (uses_host_network(pod))
+      return problem("HostNetwork",
+                     "it uses the network of its node (spec.hostNetwork), where a sidecar would "
+                     "copy the traffic of others too: run the workload without, or the sidecar by "
+                     "hand");
     const Container* sidecar = containers.empty() ? nullptr : &containers.back();
     if (!sidecar) return judge_without(pod, state);
     switch (sidecar->state) {

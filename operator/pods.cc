@@ -96,6 +96,7 @@ void project_pod(Json& pod) {
     Json containers = project_containers(spec[list], list == std::string("containers"));
     if (!containers.empty()) kept_spec[list] = std::move(containers);
   }
+  if (spec.value("hostNetwork", false)) kept_spec["hostNetwork"] = true;
   Json& status = kept["status"] = Json::object();
   if (pod.contains("status")) {
     status = only(pod["status"], {"phase", "podIP"});
@@ -175,6 +176,10 @@ bool is_alive(const Json& pod) {
   if (pod.contains("/metadata/deletionTimestamp"_json_pointer)) return false;
   const std::string phase = kube::text_at(pod, "/status/phase");
   return phase != "Succeeded" && phase != "Failed";
+}
+
+bool uses_host_network(const Json& pod) {
+  return pod.value("/spec/hostNetwork"_json_pointer, false);
 }
 
 bool is_running(const Json& pod) {

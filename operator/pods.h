@@ -41,6 +41,8 @@ std::string revision_of(const kube::Json& container);
 // Neither ended nor about to.
 bool is_alive(const kube::Json& pod);
 bool is_running(const kube::Json& pod);
+// Its interfaces are the node's, and so is the traffic on them.
+bool uses_host_network(const kube::Json& pod);
 // The condition of this type has status True.
 bool has_condition(const kube::Json& object, const std::string& type);
 const kube::Json* condition_of(const kube::Json& object, const std::string& type);

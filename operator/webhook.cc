@@ -119,6 +119,8 @@ std::string problem_of(const Json& root, const Json& request) {
 
 void inject(const Json& spec, const std::vector<Injection>& injections, Patch& patch,
             Review& review) {
+  if (const Json& host = field(spec, "hostNetwork"); host.is_boolean() && host.get<bool>())
+    return;  // its interfaces carry the traffic of others too; the mirror's status says so
   const Requests requests = requests_for(spec);
   for (const auto& [settings, form] : injections) {
     if (has_named(field(spec, "containers"), settings.name) ||

@@ -146,6 +146,14 @@ const std::vector<Case>& cases() {
        }},
       {"Attached",
        "False",
+       "HostNetwork",
+       {"pod checkout-b", "spec.hostNetwork", "the traffic of others"},
+       [](Cluster& cluster) {
+         cluster.pods["checkout-b"]["spec"]["hostNetwork"] = true;
+         cluster.settle();
+       }},
+      {"Attached",
+       "False",
        "WaitingForIntercept",
        {"0 of 3 pods have a sidecar", "when an intercept is ready"},
        [](Cluster& cluster) {

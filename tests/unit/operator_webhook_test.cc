@@ -130,6 +130,11 @@ TEST(Webhook, TouchesNoPodThatHasNoSidecar) {
   EXPECT_EQ(response_of(review(request_for(pod).dump(), always({}))), untouched);
 }
 
+TEST(Webhook, TouchesNoPodOnTheNetworkOfItsNode) {
+  const Json pod = pod_with(R"({"containers": [{"name": "app"}], "hostNetwork": true})");
+  EXPECT_EQ(injected(pod, {{settings(), InjectedAs::container}}), pod);
+}
+
 TEST(Webhook, AsksForTheSidecarsByNamespaceNameAndLabels) {
   Json pod = pod_with(R"({"containers": []})");
   pod["metadata"]["labels"]["odd"] = 7;
