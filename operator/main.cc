@@ -1,6 +1,5 @@
 #include <chrono>
-#include <memory>
-#include <mutex>
+#include <optional>
 #include <thread>
 
 #include <CLI/CLI.hpp>
@@ -57,39 +56,6 @@ kube::Discovery ask(kube::Client& client) {
         "the API server does not know TrafficMirror: apply deploy/manifests/crd.yaml first");
   return *std::move(discovery);
 }
-
-// The webhook's server, which begins when its certificate is there.
-class Webhook {
- public:
-  Webhook(net::HostPort address, SidecarsFor sidecars_for)
-      : address_(std::move(address)), sidecars_for_(std::move(sidecars_for)) {}
-
-  void use(const KeyPair& identity) {
-    const std::lock_guard lock(mutex_);
-    if (server_) {
-      if (const auto problem = server_->use(identity))
-        spdlog::error("the webhook's new certificate can't be used: {}", *problem);
-      return;
-    }
-    try {
-      server_ = std::make_unique<WebhookServer>(address_, identity, sidecars_for_);
-      spdlog::info("the webhook listens on {}", program::to_text(address_));
-    } catch (const program::StartError& error) {
-      spdlog::error("the webhook can't be served: {}", error.what());
-    }
-  }
-
-  std::vector<prometheus::MetricFamily> metrics() const {
-    const std::lock_guard lock(mutex_);
-    return server_ ? server_->metrics() : std::vector<prometheus::MetricFamily>{};
-  }
-
- private:
-  const net::HostPort address_;
-  const SidecarsFor sidecars_for_;
-  mutable std::mutex mutex_;
-  std::unique_ptr<WebhookServer> server_;
-};
 
 int run(int argc, const char* const* argv) {
   const program::StopSignal stop;
@@ -167,14 +133,16 @@ int run(int argc, const char* const* argv) {
                    : "sidecars are injected into pods as they are created");
 
   Reconciler reconciler(client, options);
-  Webhook webhook(webhook_address, [&](const NewPod& pod) { return reconciler.sidecars_for(pod); });
+  std::optional<WebhookServer> webhook;
   if (!options.webhook.empty())
-    reconciler.on_webhook_identity([&](const KeyPair& pair) { webhook.use(pair); });
+    webhook.emplace(webhook_address,
+                    [&](const NewPod& pod) { return reconciler.sidecars_for(pod); });
   const program::HttpServer http(common.http, {[&] { return reconciler.not_ready(); },
                                                [&] {
                                                  auto metrics = reconciler.metrics();
-                                                 for (auto& family : webhook.metrics())
-                                                   metrics.push_back(std::move(family));
+                                                 if (webhook)
+                                                   for (auto& family : webhook->metrics())
+                                                     metrics.push_back(std::move(family));
                                                  return metrics;
                                                }});
 
@@ -190,14 +158,18 @@ int run(int argc, const char* const* argv) {
                                                spdlog::info("{} leads no more", identity);
                                                reconciler.follow();
                                              }});
+  if (webhook)
+    reconciler.on_webhook_identity([&](const KeyPair& certificate) {
+      if (const auto problem = webhook->use(certificate))
+        spdlog::error("the webhook's certificate can't be used: {}", *problem);
+    });
   std::jthread elect([&](const std::stop_token& token) { election.run(token); });
   pollfd stopped{stop.descriptor(), POLLIN, 0};
   while (::poll(&stopped, 1, -1) < 0) {
   }
   elect.request_stop();
   elect.join();
-  // No new calls of the webhook, which asks the reconciler.
-  reconciler.on_webhook_identity(nullptr);
+  reconciler.on_webhook_identity(nullptr);  // the webhook ends first, as it asks the reconciler
   return 0;
 }
 

@@ -85,11 +85,9 @@ std::string webhook_dns_name(const kube::Key& service) {
 
 class WebhookServer::Implementation {
  public:
-  Implementation(const net::HostPort& address, const KeyPair& identity, SidecarsFor sidecars_for)
+  Implementation(const net::HostPort& address, SidecarsFor sidecars_for)
       : sidecars_for_(std::move(sidecars_for)),
         server_([this](SSL_CTX& context) { return set_up_tls(context); }) {
-    if (const auto problem = use(identity))
-      throw program::StartError("the webhook's certificate can't be used: " + *problem);
     if (!server_.is_valid()) throw program::StartError("OpenSSL can't be set up for the webhook");
     configure();
     bind(address);
@@ -145,6 +143,7 @@ class WebhookServer::Implementation {
       const std::lock_guard lock(identity_mutex_);
       identity = identity_;
     }
+    if (!identity) return false;
     // It counts the references of its own.
     return SSL_use_cert_and_key(connection, identity->certificate.get(), identity->key.get(),
                                 identity->chain.get(), 1) == 1;
@@ -216,10 +215,8 @@ class WebhookServer::Implementation {
   std::thread thread_;
 };
 
-WebhookServer::WebhookServer(const net::HostPort& address, const KeyPair& identity,
-                             SidecarsFor sidecars_for)
-    : implementation_(
-          std::make_unique<Implementation>(address, identity, std::move(sidecars_for))) {}
+WebhookServer::WebhookServer(const net::HostPort& address, SidecarsFor sidecars_for)
+    : implementation_(std::make_unique<Implementation>(address, std::move(sidecars_for))) {}
 
 WebhookServer::~WebhookServer() = default;
 

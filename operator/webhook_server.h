@@ -22,9 +22,9 @@ std::string webhook_dns_name(const kube::Key& service);
 class WebhookServer {
  public:
   // Serves on threads of its own until its end, from which on `sidecars_for` is not called any
-  // more. Port 0 is any free one. Throws program::StartError where `address` can't be bound, or
-  // `identity` is no certificate with its key.
-  WebhookServer(const net::HostPort& address, const KeyPair& identity, SidecarsFor sidecars_for);
+  // more; nobody before there is a certificate. Port 0 is any free one. Throws program::StartError
+  // where `address` can't be bound.
+  WebhookServer(const net::HostPort& address, SidecarsFor sidecars_for);
   // Waits for the requests at hand, no longer than a few seconds.
   ~WebhookServer();
   WebhookServer(const WebhookServer&) = delete;
@@ -32,8 +32,8 @@ class WebhookServer {
 
   net::Port port() const;
 
-  // Another certificate for all handshakes from now on; connections that are there go on. Returns
-  // what is wrong with it where it can't be used, and the one before stays. From any thread.
+  // The certificate for all handshakes from now on; connections that are there go on. Returns what
+  // is wrong with it where it can't be used, and the one before stays. From any thread.
   std::optional<std::string> use(const KeyPair& identity);
 
   // From any thread.

@@ -107,8 +107,10 @@ double metric(const WebhookServer& server, const std::string& name, const std::s
 
 class WebhookServerTest : public testing::Test {
  protected:
+  WebhookServerTest() { EXPECT_EQ(server_.use(leaf(ca_)), std::nullopt); }
+
   const KeyPair ca_ = make_ca("one", today());
-  WebhookServer server_{{"127.0.0.1", {0}}, leaf(ca_), one_sidecar};
+  WebhookServer server_{{"127.0.0.1", {0}}, one_sidecar};
 };
 
 TEST_F(WebhookServerTest, IsCalledByTheNameOfItsService) {
@@ -163,21 +165,27 @@ TEST_F(WebhookServerTest, StandsGarbageInPlaceOfAHandshake) {
   EXPECT_TRUE(after.receive_all().ends_with("ok\n"));
 }
 
-TEST_F(WebhookServerTest, DoesNotStartOnATakenPortOrWithoutAnIdentity) {
-  EXPECT_THROW(WebhookServer({"127.0.0.1", server_.port()}, leaf(ca_), one_sidecar),
-               program::StartError);
-  EXPECT_THROW(WebhookServer({"127.0.0.1", {0}}, {"", ""}, one_sidecar), program::StartError);
+TEST_F(WebhookServerTest, DoesNotStartOnATakenPort) {
+  EXPECT_THROW(WebhookServer({"127.0.0.1", server_.port()}, one_sidecar), program::StartError);
+}
+
+TEST_F(WebhookServerTest, ServesNobodyBeforeItHasACertificate) {
+  WebhookServer server({"127.0.0.1", {0}}, one_sidecar);
+  EXPECT_FALSE(Connection(server.port(), ca_.certificate).trusted());
+  EXPECT_EQ(server.use(leaf(ca_)), std::nullopt);
+  EXPECT_TRUE(Connection(server.port(), ca_.certificate).trusted());
 }
 
 TEST(WebhookServerStop, WaitsForTheRequestAtHand) {
   const KeyPair ca = make_ca("one", today());
   std::promise<void> asked, go_on;
-  auto server = std::make_unique<WebhookServer>(net::HostPort{"127.0.0.1", {0}}, leaf(ca),
-                                                [&](const NewPod& pod) {
-                                                  asked.set_value();
-                                                  go_on.get_future().wait();
-                                                  return one_sidecar(pod);
-                                                });
+  auto server =
+      std::make_unique<WebhookServer>(net::HostPort{"127.0.0.1", {0}}, [&](const NewPod& pod) {
+        asked.set_value();
+        go_on.get_future().wait();
+        return one_sidecar(pod);
+      });
+  EXPECT_EQ(server->use(leaf(ca)), std::nullopt);
   auto answer = std::async(std::launch::async, answer_to, server->port(), ca.certificate, request);
   asked.get_future().wait();
   auto stopped = std::async(std::launch::async, [&] { server.reset(); });
