@@ -43,9 +43,10 @@ test: lab-packages kubernetes-binaries all
 demo: lab-packages all
 	@python3 -B tests/lab/demo.py --bin $(BUILD)/bin
 
-bench: lab-packages all
+bench: lab-packages kubernetes-binaries all
 	@python3 -B bench/rates.py --bin $(BUILD)/bin
 	@python3 -B bench/bulk.py --bin $(BUILD)/bin
+	@python3 -B bench/operator_scale.py --bin $(BUILD)/bin
 
 format:
 	@tools/install-packages clang-format
