@@ -26,7 +26,7 @@ def rate(usual):
 # Bytes a second on a connection: a network's rate. Without one a client on this machine sends some
 # gigabytes a second, and a busy machine keeps the capture from a processor for as long as that takes
 # to overrun its ring.
-PACING = rate(100_000_000)
+PACING = round(rate(100_000_000))
 
 
 def unmirrored(metrics):
