@@ -163,7 +163,7 @@ class Intercept::Implementation {
     spdlog::info("the configuration is read; targets: {}{}", live.targets.size(),
                  live.sidecars.stop ? "; the sidecars are told to end" : "");
     relay_.set_targets(std::move(live.targets));
-    relay_.configure(std::move(live.sidecars));
+    relay_.configure(live.sidecars);
     next_path_look_ = Clock::time_point();  // new targets need their paths
   }
 

@@ -53,12 +53,12 @@ void Relay::set_targets(std::vector<Target> targets) {
   for (const auto& downlink : lease_holders) downlink->lease_changed();
 }
 
-void Relay::configure(SidecarConfiguration configuration) {
+void Relay::configure(const SidecarConfiguration& configuration) {
   std::vector<std::shared_ptr<Downlink>> streams;
   {
     const std::lock_guard lock(mutex_);
     if (configuration == configuration_) return;
-    configuration_ = std::move(configuration);
+    configuration_ = configuration;
     streams = downlinks();
   }
   for (const auto& downlink : streams) downlink->configuration_changed();

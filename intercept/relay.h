@@ -116,7 +116,7 @@ class Relay {
   // Other targets from here on. Those that are new have their paths proven; the others' proofs, and
   // every stream, live on.
   void set_targets(std::vector<Target> targets);
-  void configure(SidecarConfiguration configuration);
+  void configure(const SidecarConfiguration& configuration);
   // Each stream is told that its configuration has changed.
   void set_identity(std::shared_ptr<const program::TlsMaterial> identity);
   // The distinct endpoints of all targets.

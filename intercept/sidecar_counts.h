@@ -32,8 +32,8 @@ struct SidecarCounts {
   static void add(std::map<std::string, uint64_t>& to,
                   const std::map<std::string, uint64_t>& what) {
     for (const auto& [reason, count] : what) {
-      const bool known = to.contains(reason) ||
-                         (to.size() < most_reasons && reason.size() <= longest_reason);
+      const bool known =
+          to.contains(reason) || (to.size() < most_reasons && reason.size() <= longest_reason);
       to[known ? reason : "other"] += count;
     }
   }

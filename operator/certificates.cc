@@ -124,7 +124,7 @@ void add_name(GENERAL_NAMES* names, int type, const std::string& text) {
           "write a name");
   GENERAL_NAME_set0_value(name.get(), type, value.release());
   require(sk_GENERAL_NAME_push(names, name.get()) > 0, "write a name");
-  name.release();
+  static_cast<void>(name.release());  // it is the list's now
 }
 
 void add_names(X509* certificate, const Names& names) {

@@ -29,7 +29,7 @@ struct Report {
 };
 
 // Nothing where it is none.
-std::optional<Report> parse_report(const std::string& json);
+std::optional<Report> parse_report(const std::string& text);
 
 // What was read last from an intercept's pod.
 struct Reading {

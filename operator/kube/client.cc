@@ -303,8 +303,10 @@ class Client::Implementation {
       over = guard && guard->over();
     }
     // One that was cut, even behind its answer, is of no more use.
-    if (answer && !over && !stop.stop_requested()) give_back(std::move(connection));
-    if (answer) return *std::move(answer);
+    if (answer) {
+      if (!over && !stop.stop_requested()) give_back(std::move(connection));
+      return *std::move(answer);
+    }
     if (stop.stop_requested()) return stopped;
     over = over || Clock::now() - begin >= silence;
     return Error{.kind = over ? ErrorKind::timeout : ErrorKind::network,

@@ -203,7 +203,7 @@ LeaderElection::LeaderElection(Client& client, Options options)
 
 LeaderElection::~LeaderElection() = default;
 
-void LeaderElection::run(std::stop_token stop) {
+void LeaderElection::run(const std::stop_token& stop) {
   implementation_->run(stop);
 }
 

@@ -37,7 +37,7 @@ class LeaderElection {
 
   // Steps until it is told to stop, and releases the lease then. A request at hand is cut short;
   // the release takes a second at most.
-  void run(std::stop_token stop);
+  void run(const std::stop_token& stop);
 
   // Tries once to acquire or renew. Returns when to step again.
   std::chrono::milliseconds step(const std::stop_token& stop = {});

@@ -44,9 +44,9 @@ Ends ends_of(std::span<const uint8_t> packet) {
   const size_t headers = ipv4 ? 20 : 40;
   require(packet.size() >= headers + 20, "a TCP header is there");
   require(packet[ipv4 ? 9 : 6] == 6, "it is TCP, right behind the IP header");
-  require(
-      packet[headers + 12] >> 4 >= 5 && headers + (packet[headers + 12] >> 4) * 4U <= packet.size(),
-      "the TCP header has its length");
+  require(packet[headers + 12] >> 4 >= 5 &&
+              headers + size_t{packet[headers + 12]} / 16 * 4 <= packet.size(),
+          "the TCP header has its length");
   if (ipv4) {
     require(packet[0] == 0x45, "no IP options pass");
     require((net::load16(&packet[6]) & 0x3fff) == 0, "no fragment passes");
@@ -218,10 +218,11 @@ class Intercept {
   }
 
   void headers(int count) {
-    std::vector<std::string> texts;
-    for (int i = 0; i < count; ++i) texts.push_back(packet(false));
-    std::vector<std::span<const uint8_t>> all;
-    for (const std::string& text : texts) all.push_back(as_bytes(text));
+    std::vector<std::string> texts(static_cast<size_t>(count));
+    for (std::string& text : texts) text = packet(false);
+    std::vector<std::span<const uint8_t>> all(texts.size());
+    std::transform(texts.begin(), texts.end(), all.begin(),
+                   [](const std::string& text) { return as_bytes(text); });
     relay_.headers(all);
   }
 

@@ -93,7 +93,7 @@ inline bool is_watch(const KubeServer::Request& request) {
 inline bool is_list(const KubeServer::Request& request) {
   return request.method == "GET" && !request.watch;
 }
-inline std::function<bool(const KubeServer::Request&)> has_method(std::string method) {
+inline std::function<bool(const KubeServer::Request&)> has_method(const std::string& method) {
   return [method](const KubeServer::Request& request) { return request.method == method; };
 }
 

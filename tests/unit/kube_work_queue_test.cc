@@ -93,6 +93,7 @@ TEST(KubeWorkQueueThreads, WakesWorkersForWhatIsAddedAndDue) {
   std::atomic<int> at_work = 0;
   std::atomic<bool> twice = false;
   std::vector<std::thread> workers;
+  workers.reserve(4);
   for (int i = 0; i < 4; ++i)
     workers.emplace_back([&] {
       while (const auto key = queue.get()) {

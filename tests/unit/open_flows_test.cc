@@ -34,6 +34,7 @@ std::vector<net::FlowKey> sorted(std::vector<net::FlowKey> keys) {
 
 std::vector<net::FlowKey> keys_of(const std::vector<OpenFlow>& flows) {
   std::vector<net::FlowKey> keys;
+  keys.reserve(flows.size());
   for (const OpenFlow& flow : flows) keys.push_back(flow.key);
   return sorted(keys);
 }

@@ -88,13 +88,13 @@ TEST(Certificates, AreWhatTheOpensslProgramAcceptsOnBothEndsOfAConnection) {
             files.openssl("x509 -in leaf.crt -pubkey -noout"));
 
   const std::string text = files.openssl("x509 -in leaf.crt -noout -text");
-  for (const char* line : {"Version: 3", "Signature Algorithm: ecdsa-with-SHA256",
-                           "Issuer: CN = some CA", "NIST CURVE: P-256", "CA:FALSE",
-                           "X509v3 Key Usage: critical\n                Digital Signature\n",
-                           "TLS Web Server Authentication, TLS Web Client Authentication\n",
-                           "DNS:hook.operator.svc, "
-                           "URI:spiffe://trafficmirror.dev/ns/shop/mirror/checkout-v2/sidecar\n",
-                           "X509v3 Authority Key Identifier"})
+  for (const char* line :
+       {"Version: 3", "Signature Algorithm: ecdsa-with-SHA256", "Issuer: CN = some CA",
+        "NIST CURVE: P-256", "CA:FALSE",
+        "X509v3 Key Usage: critical\n                Digital Signature\n",
+        "TLS Web Server Authentication, TLS Web Client Authentication\n", "DNS:hook.operator.svc, ",
+        "URI:spiffe://trafficmirror.dev/ns/shop/mirror/checkout-v2/sidecar\n",
+        "X509v3 Authority Key Identifier"})
     EXPECT_NE(text.find(line), std::string::npos) << line << " is not in\n" << text;
 
   const std::string ca_text = files.openssl("x509 -in ca.crt -noout -text");

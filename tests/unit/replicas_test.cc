@@ -18,7 +18,6 @@ namespace trafficmirror::sidecar {
 namespace {
 
 using session::CloseReason;
-using session::ShedReason;
 using std::chrono::hours;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -395,7 +394,7 @@ TEST_F(ReplicasTest, OneThatIsLostTakesOnlyItsSessionsAndTheNameIsLookedUpAtOnce
 TEST_F(ReplicasTest, OneThatIsNotThereIsDialledAgainAndAgainButNotLookedUp) {
   start(1);
   resolve_to_first(2);
-  ASSERT_TRUE(comes([&] { return up() == 1 && sidecar->problem() != ""; }));
+  ASSERT_TRUE(comes([&] { return up() == 1 && !sidecar->problem().empty(); }));
   ahead += seconds(2);
   size_t before = asked();
   ASSERT_TRUE(comes([&] { return asked() > before; }));
@@ -537,6 +536,7 @@ TEST_F(ReplicasTest, OfManyAddressesSomeAreLeftOut) {
   step();
   const auto names = [](const auto& streams) {
     std::vector<std::string> all;
+    all.reserve(streams.size());
     for (const auto& [intercept, is_up] : streams) all.push_back(intercept);
     return all;
   };

@@ -8,7 +8,6 @@ namespace trafficmirror::intercept {
 namespace {
 
 using tests::packet;
-using tests::Segment;
 
 constexpr net::TcpFlags ack{.ack = true}, push{.psh = true, .ack = true};
 constexpr const char *here = "10.1.0.1:10001", *there = "10.2.0.1:80";
