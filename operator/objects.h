@@ -27,7 +27,7 @@ struct Abilities {
 };
 
 constexpr uint16_t stream_port = 7443;
-constexpr uint16_t http_port = 19464;  // probes, metrics and /status, of both programs
+constexpr uint16_t http_port = 9464;  // probes, metrics and /status, of both programs
 
 struct Target {
   net::Port production;

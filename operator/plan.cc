@@ -648,6 +648,7 @@ class Planner {
   }
 
   Verdict judge_mirroring() const {
+    if (no_targets_) return *no_targets_;
     const bool read = std::any_of(seen_.readings.begin(), seen_.readings.end(),
                                   [](const auto& entry) { return entry.second.report; });
     if (!read) return unknown("NoReport", "no intercept has said so yet");

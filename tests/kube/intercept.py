@@ -6,7 +6,7 @@ import random
 import re
 import threading
 
-PORT = 19464
+PORT = 9464
 
 
 class FakeIntercept:

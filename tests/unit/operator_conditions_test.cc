@@ -342,6 +342,15 @@ const std::vector<Case>& cases() {
          cluster.endpoints.clear();
          cluster.settle();
        }},
+      // Streams without anything to send to mirror nothing.
+      {"Mirroring",
+       "False",
+       "NoEndpoints",
+       {"Service shop-shadow/checkout-v2", "port 8080"},
+       [](Cluster& cluster) {
+         cluster.endpoints.clear();
+         cluster.settle();
+       }},
       {"InterceptAvailable",
        "False",
        "NoEndpoints",

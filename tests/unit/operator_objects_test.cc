@@ -124,7 +124,7 @@ TEST(NetworkPolicy, LetsInSidecarsAndTheOperatorAndOutToTheShadowAlone) {
       {"from": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name":
                                                    "trafficmirror-operator"}},
                  "namespaceSelector": {}}],
-       "ports": [{"protocol": "TCP", "port": 19464}]}])"));
+       "ports": [{"protocol": "TCP", "port": 9464}]}])"));
   EXPECT_EQ(policy["egress"], Json::parse(R"([
       {"ports": [{"protocol": "TCP", "port": 8000}, {"protocol": "TCP", "port": 8001}],
        "to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}, {"ipBlock": {"cidr": "10.0.0.6/32"}}]}])"));
