@@ -9,7 +9,7 @@ COPY Makefile ./
 COPY tools tools
 RUN make build-packages
 COPY . .
-RUN cmake -S . -B build -G Ninja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release && ninja -C build
+RUN cmake -S . -B build -G Ninja -DBUILD_TESTING=OFF && ninja -C build
 RUN for name in sidecar intercept operator; do \
       tools/root-filesystem build/bin/trafficmirror-$name /images/$name || exit 1; \
     done
