@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include "operator/check.h"
 #include "operator/kube/client.h"
 #include "operator/kube/config.h"
 #include "operator/kube/discovery.h"
@@ -68,17 +69,17 @@ int run(int argc, const char* const* argv) {
   std::chrono::milliseconds leaf_lifetime = options.lifetimes.leaf;
   std::chrono::milliseconds distribution = options.lifetimes.distribution;
 
+  std::chrono::milliseconds patience{0};
+
   CLI::App app(
       "Makes the cluster match its TrafficMirror objects: sidecars beside the production pods, an\n"
       "intercept in the shadow's namespace, certificates for both, and a status that says how it "
       "is.",
       program_name);
   app.add_option("--sidecar-image", options.settings.sidecar_image, "image of the sidecar")
-      ->type_name("IMAGE")
-      ->required();
+      ->type_name("IMAGE");
   app.add_option("--intercept-image", options.settings.intercept_image, "image of the intercept")
-      ->type_name("IMAGE")
-      ->required();
+      ->type_name("IMAGE");
   app.add_option("--image-pull-policy", options.settings.image_pull_policy,
                  "of both; default: the API server's")
       ->type_name("Always|IfNotPresent|Never")
@@ -86,6 +87,17 @@ int run(int argc, const char* const* argv) {
   app.add_option("--namespace", namespace_,
                  "where its own Secrets and Lease are; default: its pod's, or the context's")
       ->type_name("NAME");
+  program::add_repeated_text(app, "--watch-namespace", "NAME",
+                             "where mirrors, production and shadows are looked for; may be "
+                             "repeated; default: everywhere",
+                             [&](const std::string& name) -> std::optional<std::string> {
+                               if (name.empty()) return "name a namespace";
+                               options.watched_namespaces.insert(name);
+                               return std::nullopt;
+                             });
+  program::add_duration(app, "--check", patience,
+                        "looks, for so long at most, whether an operator leads and each "
+                        "TrafficMirror is Ready, says what is not, and ends");
   app.add_option("--webhook", options.webhook,
                  "name of the webhook's Service in that namespace, and of its "
                  "MutatingWebhookConfiguration; without it, none is served")
@@ -117,6 +129,11 @@ int run(int argc, const char* const* argv) {
   options.settings.operator_namespace =
       namespace_.empty() ? client.config().own_namespace : namespace_;
   options.instance = identity;
+  if (patience.count() > 0)
+    return check(client, {options.settings.operator_namespace, lease_name},
+                 options.watched_namespaces, patience);
+  if (options.settings.sidecar_image.empty() || options.settings.intercept_image.empty())
+    throw program::StartError("--sidecar-image and --intercept-image are required");
   const auto whole_seconds = [](std::chrono::milliseconds duration) {
     return std::chrono::duration_cast<std::chrono::seconds>(duration);
   };

@@ -12,7 +12,7 @@
 #include <spdlog/spdlog.h>
 
 #include "operator/kube/events.h"
-#include "operator/kube/informer.h"
+#include "operator/kube/informer_set.h"
 #include "operator/kube/wall_time.h"
 #include "operator/kube/work_queue.h"
 #include "operator/names.h"
@@ -125,7 +125,7 @@ class Reconciler::Implementation {
   ~Implementation() { stop_leading(); }
 
   std::optional<std::string> not_ready() const {
-    for (const kube::Informer* informer : all_informers())
+    for (const kube::InformerSet* informer : all_informers())
       if (!informer->has_synced()) return "the cluster's objects have not all been read yet";
     return std::nullopt;
   }
@@ -205,25 +205,39 @@ class Reconciler::Implementation {
  private:
   using Parsed = std::shared_ptr<const ParsedMirror>;
 
-  std::unique_ptr<kube::Informer> follow(const kube::Resource& resource,
-                                         std::function<void(Json&)> transform,
-                                         std::function<void(const Key&)> changed,
-                                         kube::Selection selection = {}) {
-    return std::make_unique<kube::Informer>(
-        client_,
-        kube::Informer::Options{.resource = resource,
-                                .selection = std::move(selection),
-                                .transform = std::move(transform),
-                                .changed = [this, changed = std::move(changed)](const Key& key) {
-                                  // Not before all informers are there: lead() begins
-                                  // with a look at everything.
-                                  if (started_) changed(key);
-                                }});
+  std::unique_ptr<kube::InformerSet> follow(const kube::Resource& resource,
+                                            std::function<void(Json&)> transform,
+                                            std::function<void(const Key&)> changed,
+                                            kube::Selection selection = {}) {
+    const kube::Informer::Options all{
+        .resource = resource,
+        .selection = std::move(selection),
+        .transform = std::move(transform),
+        // Not before all informers are there: lead() begins with a look at everything.
+        .changed = [this, changed = std::move(changed)](const Key& key) {
+          if (started_) changed(key);
+        }};
+    std::set<std::string> namespaces = options_.watched_namespaces;
+    // Its own CA is a Secret too.
+    if (resource == resources::secrets && !namespaces.empty())
+      namespaces.insert(options_.settings.operator_namespace);
+    std::vector<kube::Informer::Options> each;
+    if (namespaces.empty() || resource == resources::webhook_configurations)
+      each.push_back(all);
+    else
+      for (const std::string& name : namespaces) {
+        each.push_back(all);
+        if (resource == resources::namespaces)
+          each.back().selection.fields = "metadata.name=" + name;
+        else
+          each.back().namespace_ = name;
+      }
+    return std::make_unique<kube::InformerSet>(client_, std::move(each));
   }
 
-  std::vector<const kube::Informer*> all_informers() const {
-    std::vector<const kube::Informer*> all{mirrors_.get(), namespaces_.get(), pods_.get(),
-                                           services_.get(), endpoints_.get()};
+  std::vector<const kube::InformerSet*> all_informers() const {
+    std::vector<const kube::InformerSet*> all{mirrors_.get(), namespaces_.get(), pods_.get(),
+                                              services_.get(), endpoints_.get()};
     for (const auto& [resource, informer] : owned_) all.push_back(informer.get());
     if (webhooks_) all.push_back(webhooks_.get());
     return all;
@@ -286,6 +300,10 @@ class Reconciler::Implementation {
     bool concerns_others = !object;
     if (object) {
       auto parsed = std::make_shared<ParsedMirror>(parse_mirror(*object));
+      const std::string& shadow = parsed->mirror.shadow_namespace;
+      if (parsed->problem.empty() && !watches(shadow))
+        parsed->problem = "spec.shadow.namespace: the operator may not look into " + shadow +
+                          "; add it to the chart's watchNamespaces";
       // What others may have to make room for, or take over.
       const std::string claim = std::to_string(parsed->mirror.generation) +
                                 (parsed->mirror.deleted ? " deleted" : "") +
@@ -310,6 +328,10 @@ class Reconciler::Implementation {
             (before && shares_port(before->mirror, other->mirror)))
           add(other->mirror.key);
     add(key);
+  }
+
+  bool watches(const std::string& namespace_) const {
+    return options_.watched_namespaces.empty() || options_.watched_namespaces.contains(namespace_);
   }
 
   // It has no claim on its pods: it mirrors nothing, whatever its spec.
@@ -361,7 +383,7 @@ class Reconciler::Implementation {
     });
   }
 
-  void owned_changed(const kube::Informer& informer, const Key& key) {
+  void owned_changed(const kube::InformerSet& informer, const Key& key) {
     const SharedJson object = informer.get(key);
     if (object) {
       if (const Key mirror = mirror_of(*object); !mirror.name.empty()) return add(mirror);
@@ -386,7 +408,7 @@ class Reconciler::Implementation {
   // ---- working
 
   bool wait_until_synced(const std::stop_token& stop) const {
-    for (const kube::Informer* informer : all_informers())
+    for (const kube::InformerSet* informer : all_informers())
       while (!informer->wait_until_synced(std::chrono::milliseconds(200)))
         if (stop.stop_requested()) return false;
     return true;
@@ -754,9 +776,9 @@ class Reconciler::Implementation {
   std::atomic<bool> started_{false};
 
   ReportReader reader_;
-  std::unique_ptr<kube::Informer> mirrors_, namespaces_, pods_, services_, endpoints_, webhooks_;
-  std::deque<std::pair<kube::Resource, std::unique_ptr<kube::Informer>>> owned_;
-  kube::Informer* secrets_ = nullptr;
+  std::unique_ptr<kube::InformerSet> mirrors_, namespaces_, pods_, services_, endpoints_, webhooks_;
+  std::deque<std::pair<kube::Resource, std::unique_ptr<kube::InformerSet>>> owned_;
+  kube::InformerSet* secrets_ = nullptr;
   std::vector<std::jthread> workers_;
 };
 

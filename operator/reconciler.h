@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ class Reconciler {
     Settings settings;
     Abilities abilities;
     CertificateLifetimes lifetimes;
+    // Where mirrors, production and shadows are looked for; empty: everywhere.
+    std::set<std::string> watched_namespaces;
     std::string instance;  // of this program, for Events
     // The webhook's Service and MutatingWebhookConfiguration, both of that name in (or for) the
     // operator's namespace; empty where there is no webhook.

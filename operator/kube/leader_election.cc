@@ -13,7 +13,6 @@
 namespace trafficmirror::kube {
 namespace {
 
-const Resource leases{.group = "coordination.k8s.io", .version = "v1", .plural = "leases"};
 constexpr std::chrono::milliseconds longest_release = std::chrono::seconds(1);
 
 std::string wall_time() {

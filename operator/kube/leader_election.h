@@ -10,6 +10,8 @@
 
 namespace trafficmirror::kube {
 
+inline const Resource leases{.group = "coordination.k8s.io", .version = "v1", .plural = "leases"};
+
 // A leader that can't renew its lease stops leading before anybody else can begin, as long as the
 // clocks run equally fast: others count the lease's time from when they saw it renewed last, on
 // their own clock, and the leader from when it asked for that.

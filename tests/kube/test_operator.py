@@ -172,6 +172,58 @@ class Life(Case):
             self.assertIn(word, ended.stderr)
 
 
+class Check(Case):
+    def check(self):
+        ended = subprocess.run(
+            [kubetest.program("trafficmirror-operator"), "--check=5s"], capture_output=True,
+            text=True, env={"KUBECONFIG": server.kubeconfig(
+                "check", server.token(NAMESPACE, ACCOUNT), namespace=NAMESPACE)})
+        self.assertEqual(ended.stderr, "")
+        return ended.returncode, ended.stdout
+
+    def test_passes_only_where_an_operator_leads_and_each_mirror_is_ready(self):
+        mirror.apply()
+        code, found = self.check()
+        self.assertEqual(code, 1)
+        self.assertIn("no operator leads", found)
+        self.assertIn("shop/checkout-v2: the operator has not looked at it", found)
+        with Operator(server):
+            mirror.wait_for("Ready", "False", "NotGranted")
+            code, found = self.check()
+            self.assertEqual(code, 1)
+            self.assertIn("shop/checkout-v2: NotGranted: ", found)
+            self.assertNotIn("no operator", found)
+            mirror.patch({"paused": True})
+            mirror.wait_for("Mirroring", "False", "Stopped")
+            self.assertEqual(self.check(), (0, "the operator leads; TrafficMirrors: 1, each of "
+                                               "them Ready or stopped as wanted\n"))
+            mirror.delete()
+            mirror.wait_for_end()
+
+
+class WatchedNamespaces(Case):
+    def test_what_is_elsewhere_is_not_touched(self):
+        other = server.client.create({
+            "apiVersion": "trafficmirror.dev/v1alpha1", "kind": "TrafficMirror",
+            "metadata": {"name": "elsewhere", "namespace": "shop-shadow"},
+            "spec": {"source": {"selector": {"matchLabels": {"app": "a"}}, "ports": [80]},
+                     "shadow": {"namespace": "shop", "service": {"name": "a"}}}})
+        self.addCleanup(server.client.delete, MIRRORS, "elsewhere", "shop-shadow")
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        mirror.apply()
+        with Operator(server, "--watch-namespace=shop"):
+            wait_until(lambda: "may not look into shop-shadow" in str(mirror.status()),
+                       lambda: f"the refusal; the status is {mirror.status()}", 30)
+            self.assertEqual(intercepts_of(server), [])
+        self.assertEqual(server.client.get(MIRRORS, "elsewhere", "shop-shadow")["metadata"]
+                         ["resourceVersion"], other["metadata"]["resourceVersion"])
+        with Operator(server, "--watch-namespace=shop", "--watch-namespace=shop-shadow"):
+            wait_until(lambda: intercepts_of(server), "the intercept", 30)
+            mirror.delete()
+            mirror.wait_for_end()
+
+
 class Leader(Case):
     def holder(self):
         lease = server.client.find(LEASES, "trafficmirror-operator", NAMESPACE) or {}
