@@ -21,7 +21,7 @@ SOAK_FROM ?= $(shell date +%s)0001
 SOURCES = git ls-files '*.h' '*.cc'
 
 .PHONY: all demo test bench format tidy asan tsan soak fuzz fuzz-build fuzz-corpus clean build-packages \
-  lab-packages kubernetes-binaries
+  lab-packages kubernetes-binaries helm-binary
 
 all: build-packages
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) >/dev/null
@@ -37,7 +37,10 @@ lab-packages:
 kubernetes-binaries:
 	@tools/kubernetes-binaries >/dev/null || [ $$? = 2 ]
 
-test: lab-packages kubernetes-binaries all
+helm-binary:
+	@tools/helm-binary >/dev/null || [ $$? = 2 ]
+
+test: lab-packages kubernetes-binaries helm-binary all
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error $(CTEST_FLAGS)
 
 demo: lab-packages all
