@@ -1,4 +1,5 @@
 # make         build            make demo   mirror a live nginx, watched     make test   every test
+# make manifests   deploy/manifests, out of the chart
 # make format  clang-format     make tidy   clang-tidy     make bench   what mirroring costs
 # make asan, make tsan   every test under sanitizers
 # make soak     simulates new seeds until stopped
@@ -21,7 +22,7 @@ SOAK_FROM ?= $(shell date +%s)0001
 SOURCES = git ls-files '*.h' '*.cc'
 
 .PHONY: all demo test bench format tidy asan tsan soak fuzz fuzz-build fuzz-corpus clean build-packages \
-  lab-packages kubernetes-binaries
+  lab-packages kubernetes-binaries helm-binary manifests
 
 all: build-packages
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) >/dev/null
@@ -37,7 +38,10 @@ lab-packages:
 kubernetes-binaries:
 	@tools/kubernetes-binaries >/dev/null || [ $$? = 2 ]
 
-test: lab-packages kubernetes-binaries all
+helm-binary:
+	@tools/helm-binary >/dev/null || [ $$? = 2 ]
+
+test: lab-packages kubernetes-binaries helm-binary all
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error $(CTEST_FLAGS)
 
 demo: lab-packages all
@@ -47,6 +51,10 @@ bench: lab-packages kubernetes-binaries all
 	@python3 -B bench/rates.py --bin $(BUILD)/bin
 	@python3 -B bench/bulk.py --bin $(BUILD)/bin
 	@python3 -B bench/operator_scale.py --bin $(BUILD)/bin
+
+manifests:
+	@tools/helm-binary >/dev/null
+	@tools/manifests deploy/manifests
 
 format:
 	@tools/install-packages clang-format
