@@ -19,8 +19,11 @@ Json condition(const Json& mirror, const std::string& type) {
   return Json::object();
 }
 
-bool is_stopped(const Json& mirror) {
-  return condition(mirror, "Mirroring").value("reason", "") == "Stopped";
+// Not by what its user has to put right, such as a namespace that does not consent.
+bool is_stopped_as_wanted(const Json& mirror) {
+  const bool wanted = mirror.value("/spec/paused"_json_pointer, false) ||
+                      condition(mirror, "Ready").value("reason", "") == "DurationOver";
+  return wanted && condition(mirror, "Mirroring").value("reason", "") == "Stopped";
 }
 
 struct Look {
@@ -58,7 +61,7 @@ std::vector<std::string> problems_of(const std::vector<Json>& mirrors) {
     const int64_t generation = mirror.value("/metadata/generation"_json_pointer, int64_t{0});
     if (ready.empty() || ready.value("observedGeneration", int64_t{0}) != generation)
       problems.push_back(name + ": the operator has not looked at it since it was changed");
-    else if (ready.value("status", "") != "True" && !is_stopped(mirror))
+    else if (ready.value("status", "") != "True" && !is_stopped_as_wanted(mirror))
       problems.push_back(name + ": " + ready.value("reason", "") + ": " +
                          ready.value("message", ""));
   }

@@ -94,7 +94,8 @@ class Planner {
   Verdict consent() const {
     const std::string& shadow = mirror_.shadow_namespace;
     const std::string& production = mirror_.key.namespace_;
-    if (!seen_.mirror.problem.empty() && shadow.empty())
+    // None was named, or one that the operator may not look into.
+    if (!seen_.mirror.problem.empty() && !seen_.shadow_namespace)
       return unknown("InvalidSpec", seen_.mirror.problem);
     if (shadow == production) return yes("SameNamespace", "the shadow is in the same namespace");
     if (!seen_.shadow_namespace)
