@@ -763,8 +763,10 @@ class Planner {
             {{"intercept", instance}, {"exchanges", of_it.exchanges}, {"shed", of_it.shed}});
       }
     }
+    // Without a name: servers of 1.20 take an empty one in a list for null, and refuse all of the
+    // status.
     if (gone.exchanges > 0 || gone.shed > 0)
-      list.push_back({{"intercept", ""}, {"exchanges", gone.exchanges}, {"shed", gone.shed}});
+      list.push_back({{"exchanges", gone.exchanges}, {"shed", gone.shed}});
     status["sessions"] = sessions;
     status["exchanges"] = sum.exchanges;
     status["shed"] = sum.shed;

@@ -285,8 +285,8 @@ class ClusterTest(unittest.TestCase):
         load.wait_for(50)
         what_happens()
         self.wait_until_it_mirrors()
-        resumed = load.sent
-        load.wait_for(150)
+        resumed = load.sent + 50
+        load.wait_for(200)
         load.rest()
         self.assertEqual(load.failures, [], "production failed requests")
         after, served = self.settled(counted, served_before, before.connections)
@@ -298,8 +298,8 @@ class ClusterTest(unittest.TestCase):
         unmirrored = after.unmirrored - before.unmirrored
         self.assertLessEqual(len(missing), unmirrored, f"missing: {missing[:10]}")
         self.assertEqual([path for path, times in shadow.items() if times != 1], [])
-        self.assertEqual([path for path in missing if int(path.rpartition("-")[2]) > resumed + 50],
-                         [], "mirroring has not resumed")
+        self.assertEqual([path for path in missing if int(path.rpartition("-")[2]) > resumed], [],
+                         f"it was Ready after request {resumed}, and does not mirror")
         load.go_on()
         return f"{served - served_before:,} requests, {len(missing)} not mirrored and counted"
 
@@ -476,6 +476,7 @@ class ClusterTest(unittest.TestCase):
         wait_until(lambda: "requests are only counted" in self.cluster.kubectl(
             "-n", "shop", "logs", sidecar["metadata"]["name"], "-c", container, "--since=60s"),
             "the sidecar's rest", 60, 1)
+        wait_until(lambda: self.ready()[0] != "True", "the status says so", 30, 0.5)
         self.load.wait_for(50)
         self.cluster.power(2, "on")
         self.wait_for_rollout("shop-shadow", "checkout-v2")
