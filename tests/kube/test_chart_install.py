@@ -321,7 +321,7 @@ class Test(Case):
             mirror.wait_for_end()
             self.assertEqual(self.helm_test(release)[0], 0)
 
-    def helm_test(self, release, patience="60s"):
+    def helm_test(self, release, patience=None):
         """Plays the node: runs what the pod says, with the rights of its account. Helm's exit code,
         what the pod said, and what helm."""
         before = {pod["metadata"]["uid"] for pod in server.client.list("v1/pods")}
@@ -332,7 +332,10 @@ class Test(Case):
                                  if pod["metadata"]["uid"] not in before), None)
 
                 pod = wait_until(new_pod, "the test's pod", 30)
-                args = [arg.replace("60s", patience) for arg in pod["spec"]["containers"][0]["args"]]
+                args = pod["spec"]["containers"][0]["args"]
+                if patience:
+                    args = [*(arg for arg in args if not arg.startswith("--check=")),
+                            f"--check={patience}"]
                 config = server.kubeconfig(
                     "check", server.token(release.namespace, pod["spec"]["serviceAccountName"]),
                     namespace=release.namespace)
