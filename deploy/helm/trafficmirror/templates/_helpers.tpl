@@ -5,7 +5,7 @@
 {{- $namespace := .Release.Namespace -}}
 {{- if eq $namespace "trafficmirror" -}}
 trafficmirror
-{{- else if le (len $namespace) 40 -}}
+{{- else if le (len $namespace) 41 -}}
 trafficmirror-{{ $namespace }}
 {{- else -}}
 {{- /* It is part of a Service's name, which has 63 characters at most. */ -}}
