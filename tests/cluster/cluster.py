@@ -8,6 +8,7 @@ block: control plane, kubelets, containerd, kube-proxy and a pod network (kube/u
 Binaries are a folder of Kubernetes' programs; the rest is Debian's.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -128,6 +129,25 @@ class Cluster:
         """An object, or the items of a list."""
         answer = json.loads(self.kubectl("get", *words, "-o", "json"))
         return answer["items"] if answer["kind"] == "List" else answer
+
+    @contextlib.contextmanager
+    def last_words(self):
+        """Of a block that fails it shows what the pods' state is and what they say."""
+        try:
+            yield
+        except BaseException:
+            def say(*words):
+                with contextlib.suppress(LabError):
+                    print(self.kubectl(*words))
+
+            say("get", "pods", "-A", "-o", "wide")
+            say("get", "tm", "-A")
+            for pod in self.get("pods", "-A"):
+                name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+                print(f"--- {namespace}/{name}, its events and what it says")
+                say("get", "events", "-n", namespace, f"--field-selector=involvedObject.name={name}")
+                say("logs", "-n", namespace, name, "--all-containers", "--tail=20")
+            raise
 
     def names(self):
         """All objects that there are, but for what comes and goes by itself."""

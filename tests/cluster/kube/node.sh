@@ -27,7 +27,7 @@ node_namespaces() {
   setsid unshare --pid --net --mount --uts --ipc --fork --kill-child --mount-proc --propagation private \
     bash -c 'trap : TERM INT; while :; do sleep 1000 & wait $!; done' "$KUBE_DIR" >"$logs/holder$on.log" 2>&1 </dev/null &
   local u=$! h=; disown
-  for _ in $(seq 50); do h=$(ps -o pid= --ppid $u | head -1 | tr -d ' '); [ -z "$h" ] || break; sleep 0.1; done
+  for _ in $(seq 50); do h=$(ps -o pid= --ppid $u | head -1 | tr -d ' ' || true); [ -z "$h" ] || break; sleep 0.1; done
   [ -n "$h" ] || die "namespaces: $(cat "$logs/holder$on.log")"
   echo "$h" >"$run/holder$on.pid"
   port eth0 "node$on" "$h"
@@ -145,12 +145,18 @@ Y
   until_ok 60 "$name registered" k get node "$name"
 
   # ---- pod network: the /24 that the controller manager gave the node, and a route to it from here and every other node
-  local cidr= o i
+  local cidr= theirs= o i
   for _ in $(seq 150); do cidr=$(k get node "$name" -o jsonpath='{.spec.podCIDR}'); [ -z "$cidr" ] || break; sleep 0.2; done
   [ -n "$cidr" ] || die "$name got no podCIDR (is kube-controller-manager in KUBE_PARTS?)"
   ip route replace "$cidr" via "$ip"
   i=$on
-  for o in $(seq "$KUBE_NODE"); do [ "$o" = "$i" ] || { on=$o; inside ip route replace "$cidr" via "$ip"; }; done
+  for o in $(seq "$KUBE_NODE"); do
+    [ "$o" != "$i" ] || continue
+    on=$o; inside ip route replace "$cidr" via "$ip"
+    # and back, where that node was there before: this one may be on again after it was off
+    on=$i; theirs=$(k get node "node$o" -o jsonpath='{.spec.podCIDR}' 2>/dev/null || true)
+    [ -z "$theirs" ] || inside ip route replace "$theirs" via "$(node_ip "$o")"
+  done
   on=$i
   cat >"$own/cni/10-test.conflist" <<J
 {"cniVersion": "0.4.0", "name": "test", "plugins": [
@@ -184,5 +190,8 @@ Y
 
 node_ready() {
   until_ok 90 "node$on ready" bash -c "kubectl --kubeconfig '$conf/admin.kubeconfig' get node 'node$on' -o 'jsonpath={.status.conditions[?(@.type==\"Ready\")].status}' | grep -qx True"
+  # A pod whose first packet to a Service comes before that waits for its connection in vain.
+  [ "$KUBE_PROXY_MODE" = none ] || ! command -v kube-proxy >/dev/null ||
+    until_ok 60 "Services on node$on" inside timeout 1 bash -c ": </dev/tcp/$KUBE_SVC_NET.1/443"
   echo "export KUBE_CTR$on='nsenter -t $(holder) -p -n -m -u -i -- $(command -v ctr) -a /run/containerd/containerd.sock -n k8s.io'"
 }
