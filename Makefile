@@ -12,8 +12,8 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
   protobuf-compiler protobuf-compiler-grpc libcpp-httplib-dev libyaml-cpp-dev libgtest-dev \
   libspdlog-dev libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libnftables-dev libmnl-dev \
   libxxhash-dev libssl-dev
-LAB_PACKAGES := python3 python3-yaml iproute2 nftables procps nginx-light redis-server redis-tools postgresql \
-  nghttp2-client nghttp2-server openssl
+LAB_PACKAGES := python3 python3-yaml iproute2 nftables procps nginx-light redis-server redis-tools \
+  postgresql nghttp2-client nghttp2-server openssl
 CLUSTER_PACKAGES := containerd runc containernetworking-plugins conntrack iptables jq busybox-static
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 FUZZ_TARGETS ?= packet session stream configuration
