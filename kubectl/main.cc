@@ -114,7 +114,7 @@ std::vector<Json> read_mirrors(const std::string& path, const std::string& names
   } else {
     std::ifstream file(path);
     text << file.rdbuf();
-    if (!file) throw StartError(path + " cannot be read: it is missing or empty");
+    if (!file) throw StartError(path + ": it cannot be read");
   }
   std::vector<Json> mirrors;
   for (Json& object : kube::parse_yaml(text.str(), path)) {

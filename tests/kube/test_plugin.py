@@ -222,7 +222,7 @@ class Usage(Case):
                 (["status"], lost, "the API server can't be reached"),
                 ([], None, "A subcommand is required"),
                 (["doctor"], None, "-f FILE"),
-                (["doctor", "-f", "/missing"], None, "/missing cannot be read"),
+                (["doctor", "-f", "/missing"], None, "/missing: it cannot be read"),
                 (["doctor", "-f", os.path.join(MANIFESTS, "crd.yaml")], None,
                  "holds no TrafficMirror"),
                 (["doctor", "-f", SAMPLE, "-n", "other"], None, "is of namespace shop"),
