@@ -1,4 +1,6 @@
 # make         build            make demo   mirror a live nginx, watched     make test   every test
+# make manifests   deploy/manifests, out of the chart
+# make cluster-test   the test on real pods alone; KUBE_BIN=FOLDER: on another Kubernetes
 # make format  clang-format     make tidy   clang-tidy     make bench   what mirroring costs
 # make asan, make tsan   every test under sanitizers
 # make soak     simulates new seeds until stopped
@@ -10,8 +12,9 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
   protobuf-compiler protobuf-compiler-grpc libcpp-httplib-dev libyaml-cpp-dev libgtest-dev \
   libspdlog-dev libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libnftables-dev libmnl-dev \
   libxxhash-dev libssl-dev
-LAB_PACKAGES := python3 iproute2 nftables procps nginx-light redis-server redis-tools postgresql \
+LAB_PACKAGES := python3 python3-yaml iproute2 nftables procps nginx-light redis-server redis-tools postgresql \
   nghttp2-client nghttp2-server openssl
+CLUSTER_PACKAGES := containerd runc containernetworking-plugins conntrack iptables jq busybox-static
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 FUZZ_TARGETS ?= packet session stream configuration
 FUZZ_SECONDS ?= 600
@@ -21,7 +24,7 @@ SOAK_FROM ?= $(shell date +%s)0001
 SOURCES = git ls-files '*.h' '*.cc'
 
 .PHONY: all demo test bench format tidy asan tsan soak fuzz fuzz-build fuzz-corpus clean build-packages \
-  lab-packages kubernetes-binaries
+  lab-packages cluster-packages cluster-test kubernetes-binaries helm-binary manifests
 
 all: build-packages
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) >/dev/null
@@ -33,12 +36,24 @@ build-packages:
 lab-packages:
 	@tools/install-packages $(LAB_PACKAGES)
 
+# Where they cannot be had, the cluster's test is skipped, and says so.
+cluster-packages:
+	@tools/install-packages $(CLUSTER_PACKAGES) || echo "There will be no cluster's test."
+
 # Where they cannot be had (2), the tests that need them are skipped, and say so.
 kubernetes-binaries:
 	@tools/kubernetes-binaries >/dev/null || [ $$? = 2 ]
 
-test: lab-packages kubernetes-binaries all
+helm-binary:
+	@tools/helm-binary >/dev/null || [ $$? = 2 ]
+
+test: lab-packages cluster-packages kubernetes-binaries helm-binary all
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error $(CTEST_FLAGS)
+
+# KUBE_BIN=FOLDER: another Kubernetes, with etcd, kubectl and what nodes run beside kube-apiserver.
+cluster-test: lab-packages cluster-packages helm-binary all
+	@[ -n "$$KUBE_BIN" ] || $(MAKE) kubernetes-binaries
+	@ctest --test-dir $(BUILD) -V -L cluster --no-tests=error
 
 demo: lab-packages all
 	@python3 -B tests/lab/demo.py --bin $(BUILD)/bin
@@ -47,6 +62,10 @@ bench: lab-packages kubernetes-binaries all
 	@python3 -B bench/rates.py --bin $(BUILD)/bin
 	@python3 -B bench/bulk.py --bin $(BUILD)/bin
 	@python3 -B bench/operator_scale.py --bin $(BUILD)/bin
+
+manifests:
+	@tools/helm-binary >/dev/null
+	@tools/manifests deploy/manifests
 
 format:
 	@tools/install-packages clang-format

@@ -80,7 +80,8 @@ class Planner {
   Verdict consent() const {
     const std::string& shadow = mirror_.shadow_namespace;
     const std::string& production = mirror_.key.namespace_;
-    if (!seen_.mirror.problem.empty() && shadow.empty())
+    // None was named, or one that the operator may not look into.
+    if (!seen_.mirror.problem.empty() && !seen_.shadow_namespace)
       return unknown("InvalidSpec", seen_.mirror.problem);
     if (shadow == production) return yes("SameNamespace", "the shadow is in the same namespace");
     if (!seen_.shadow_namespace)
@@ -748,8 +749,10 @@ class Planner {
             {{"intercept", instance}, {"exchanges", of_it.exchanges}, {"shed", of_it.shed}});
       }
     }
+    // Without a name: servers of 1.20 take an empty one in a list for null, and refuse all of the
+    // status.
     if (gone.exchanges > 0 || gone.shed > 0)
-      list.push_back({{"intercept", ""}, {"exchanges", gone.exchanges}, {"shed", gone.shed}});
+      list.push_back({{"exchanges", gone.exchanges}, {"shed", gone.shed}});
     status["sessions"] = sessions;
     status["exchanges"] = sum.exchanges;
     status["shed"] = sum.shed;

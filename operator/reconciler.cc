@@ -299,11 +299,7 @@ class Reconciler::Implementation {
     Parsed before, after;
     bool concerns_others = !object;
     if (object) {
-      auto parsed = std::make_shared<ParsedMirror>(parse_mirror(*object));
-      const std::string& shadow = parsed->mirror.shadow_namespace;
-      if (parsed->problem.empty() && !watches(shadow))
-        parsed->problem = "spec.shadow.namespace: the operator may not look into " + shadow +
-                          "; add it to the chart's watchNamespaces";
+      auto parsed = std::make_shared<ParsedMirror>(parse(*object));
       // What others may have to make room for, or take over.
       const std::string claim = std::to_string(parsed->mirror.generation) +
                                 (parsed->mirror.deleted ? " deleted" : "") +
@@ -328,6 +324,15 @@ class Reconciler::Implementation {
             (before && shares_port(before->mirror, other->mirror)))
           add(other->mirror.key);
     add(key);
+  }
+
+  ParsedMirror parse(const Json& object) const {
+    ParsedMirror parsed = parse_mirror(object);
+    const std::string& shadow = parsed.mirror.shadow_namespace;
+    if (parsed.problem.empty() && !watches(shadow))
+      parsed.problem = "spec.shadow.namespace: the operator may not look into " + shadow +
+                       "; add it to the chart's watchNamespaces";
+    return parsed;
   }
 
   bool watches(const std::string& namespace_) const {
@@ -462,7 +467,7 @@ class Reconciler::Implementation {
   Observation observe(const SharedJson& object) const {
     Observation seen;
     seen.now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
-    seen.mirror = parse_mirror(*object);
+    seen.mirror = parse(*object);
     const Mirror& mirror = seen.mirror.mirror;
     seen.status = object->value("status", Json::object());
     seen.production_namespace = namespaces_->get({"", mirror.key.namespace_});

@@ -49,6 +49,8 @@ Json container(const SidecarSettings& settings) {
   add("--intercept", program::to_text(settings.intercept));
   add("--tls-peer", settings.tls_peer);
   add("--memory-limit", quantity(settings.memory_limit));
+  // A pod that ends is served until its last connection does.
+  args.push_back("--outlive-production");
 
   Json container = {
       {"name", settings.name},

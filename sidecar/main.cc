@@ -71,6 +71,8 @@ int run(int argc, const char* const* argv) {
   program::add_limit_flags(app, options.limits);
   program::add_duration(app, "--give-up-after", options.give_up_after,
                         "end, with exit code 0, without any stream for so long; default: never");
+  app.add_flag("--outlive-production", options.outlive_production,
+               "on SIGTERM, go on while a process here has sockets on the ports");
   program::add_duration(app, "--idle-timeout", idle_timeout,
                         "a connection without a packet for so long is forgotten");
   program::add_duration(

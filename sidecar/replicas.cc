@@ -157,7 +157,6 @@ void Replicas::take(Replica& replica, const uplink::Event& event, Clock::time_po
     if (!whole) ++said.malformed_headers;  // the intercept sends none such
   } else if (const auto* lease = std::get_if<session::Lease>(&event)) {
     if (!replica.up) spdlog::info("the stream to {} is up", replica.name);
-    said.leased = true;
     replica.asked_for_ports = false;
     engine_.set_lease(engine_now, replica.stream, *lease);
     if (!std::exchange(replica.up, true)) list_streams();

@@ -45,7 +45,6 @@ class Replicas {
   struct Said {
     std::optional<uplink::Configuration> configuration;
     bool stop = false;               // the program is to end
-    bool leased = false;             // a stream has a lease, or another one
     uint64_t malformed_headers = 0;  // batches with some
   };
   // Gives the engine what has come down the streams.

@@ -23,10 +23,15 @@ using std::chrono::milliseconds;
 constexpr microseconds pace(500);
 constexpr milliseconds reopen_pause(500);
 constexpr milliseconds finish_timeout(2000);
-// Without a stream for so long nothing is captured any more: a mirror that is stopped costs
-// production nothing.
-constexpr std::chrono::seconds capture_outlives_stream(10);
+// Without a stream for so long, requests are only counted: what nobody is going to get is not
+// copied.
+constexpr std::chrono::seconds copying_outlives_stream(10);
 constexpr std::chrono::seconds report_interval(2);
+constexpr milliseconds between_looks_for_production(100);
+// From the end of production's last socket: what it sent last has been captured then, and the
+// shadow has mostly answered it.
+constexpr milliseconds until_all_is_captured(20);
+constexpr milliseconds until_all_is_answered(1000);
 
 session::Time to_engine_time(Replicas::Clock::time_point time) {
   return session::Time(std::chrono::duration_cast<session::Duration>(time.time_since_epoch()));
@@ -52,6 +57,7 @@ Shard::Shard(Options options)
 void Shard::open_capture() {
   capture_ = options_.method == CaptureMethod::ring ? capture::open_ring_capture(options_.capture)
                                                     : capture::open_pcap_capture(options_.capture);
+  request_copy_ = capture::RequestCopy::whole;
   current_.capturing = true;
 }
 
@@ -61,8 +67,8 @@ void Shard::run(int stop_descriptor) {
   now_ = to_engine_time(now);
   take_up_open_flows();
   for (std::vector<pollfd> waiting;;) {
-    waiting.assign(
-        {{stop_descriptor, POLLIN, 0}, {capture_ ? capture_->descriptor() : -1, POLLIN, 0}});
+    waiting.assign({{asked_to_stop_ ? -1 : stop_descriptor, POLLIN, 0},
+                    {capture_ ? capture_->descriptor() : -1, POLLIN, 0}});
     const size_t first_of_streams = waiting.size();
     replicas_.for_each_descriptor([&](int descriptor) {
       waiting.push_back({descriptor, POLLIN, 0});
@@ -71,13 +77,14 @@ void Shard::run(int stop_descriptor) {
     wait_until(deadline(), waiting);
     now = Clock::now();
     now_ = to_engine_time(now);
-    if (waiting[0].revents != 0) break;
+    asked_to_stop_ = asked_to_stop_ || waiting[0].revents != 0;
+    if (asked_to_stop_ && may_stop(now)) break;
     const auto is_ready = [](const pollfd& descriptor) { return descriptor.revents != 0; };
     if (std::any_of(waiting.begin() + first_of_streams, waiting.end(), is_ready))
       take_stream_events(now);
     replicas_.run(now);
     if (told_to_stop_ || gave_up()) break;
-    rest_without_stream();
+    copy_what_is_of_use();
     if (capture_ ? is_ready(waiting[1]) : now >= reopen_at_) read_capture();
     engine_.run(now_);
     replicas_.flush();
@@ -96,6 +103,7 @@ Shard::Clock::time_point Shard::deadline() const {
   Clock::time_point at = Clock::now() + std::chrono::seconds(1);
   at = std::min(at, replicas_.deadline());
   if (!capture_) at = std::min(at, reopen_at_);
+  if (asked_to_stop_) at = std::min(at, look_for_production_at_);
   if (engine_.deadline() != session::never)
     at = std::min(at, Clock::time_point(engine_.deadline().time_since_epoch()));
   return at;
@@ -109,14 +117,34 @@ bool Shard::gave_up() const {
   return true;
 }
 
+bool Shard::may_stop(Clock::time_point now) {
+  if (!options_.outlive_production) return true;
+  if (now < look_for_production_at_) return false;
+  look_for_production_at_ = now + between_looks_for_production;
+  if (!production_gone_at_) {
+    if (capture::has_sockets(options_.capture.ports)) return false;
+    production_gone_at_ = now;
+    look_for_production_at_ = now + until_all_is_captured;
+    return false;
+  }
+  return engine_.counters().active == 0 || now >= *production_gone_at_ + until_all_is_answered;
+}
+
 // ---- capture
 
-void Shard::rest_without_stream() {
-  if (!capture_ || replicas_.without_stream() < capture_outlives_stream) return;
-  spdlog::info("there is no stream: nothing is captured until there is one");
+void Shard::copy_what_is_of_use() {
+  const auto copy = replicas_.without_stream() < copying_outlives_stream
+                        ? capture::RequestCopy::whole
+                        : capture::RequestCopy::headers;
+  if (!capture_ || copy == request_copy_) return;
+  spdlog::info(copy == capture::RequestCopy::headers
+                   ? "there is no stream: requests are only counted until there is one"
+                   : "there is a stream again: requests are mirrored");
+  request_copy_ = copy;
+  if (capture_->copy_requests(copy)) return;
+  spdlog::warn("the kernel refuses another filter: the capture is opened anew");
   close_capture();
-  reopen_at_ = Clock::time_point::max();
-  engine_.forget_flows();
+  reopen_at_ = Clock::time_point::min();
 }
 
 void Shard::read_capture() {
@@ -191,11 +219,6 @@ void Shard::take_stream_events(Clock::time_point now) {
     told_to_stop_ = true;
   }
   current_.unusable[static_cast<size_t>(Unusable::malformed)] += said.malformed_headers;
-  if (said.leased &&
-      reopen_at_ == Clock::time_point::max()) {  // it was closed for want of a stream
-    reopen_at_ = Clock::time_point::min();
-    take_up_open_flows();
-  }
 }
 
 void Shard::configure(const program::Limits& limits) {

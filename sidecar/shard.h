@@ -32,13 +32,16 @@ class Shard : private capture::PacketReceiver {
     uplink::Uplink::Options uplink;
     // Without a stream to any replica for so long it ends; 0: it does not.
     std::chrono::milliseconds give_up_after{0};
+    // Once it is asked to stop, it goes on for as long as production has sockets on its ports.
+    bool outlive_production = false;
   };
 
   // Opens the capture; throws StartError where that fails.
   explicit Shard(Options options);
 
-  // Mirrors until `stop_descriptor` is readable, the intercept says that it is to end, or there was
-  // no stream for too long. Then resets what is open at the shadow and ends the stream.
+  // Mirrors until `stop_descriptor` is readable (and production is gone, if it is to be outlived),
+  // the intercept says that it is to end, or there was no stream for too long. Then resets what is
+  // open at the shadow and ends the stream.
   void run(int stop_descriptor);
 
   // Any thread.
@@ -65,8 +68,10 @@ class Shard : private capture::PacketReceiver {
   void open_capture();
   void take_up_open_flows();
   void close_capture();
-  void rest_without_stream();
+  void copy_what_is_of_use();
   bool gave_up() const;
+  // After it was asked to stop: whether it may.
+  bool may_stop(Clock::time_point now);
   void take_stream_events(Clock::time_point now);
   void configure(const program::Limits& limits);
   void report();
@@ -78,9 +83,13 @@ class Shard : private capture::PacketReceiver {
   session::Engine engine_;
   Replicas replicas_;
   std::unique_ptr<capture::Capture> capture_;  // null while the interface is gone
+  capture::RequestCopy request_copy_ = capture::RequestCopy::whole;
   capture::CaptureCounters earlier_captures_;
   Clock::time_point reopen_at_;
-  bool told_to_stop_ = false;
+  bool told_to_stop_ = false;   // by the intercept
+  bool asked_to_stop_ = false;  // by stop_descriptor
+  Clock::time_point look_for_production_at_;
+  std::optional<Clock::time_point> production_gone_at_;
   Clock::time_point report_at_;
   program::Limits limits_;  // in use
   session::Time now_;

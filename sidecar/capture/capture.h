@@ -39,6 +39,8 @@ struct CaptureCounters {
   uint64_t drops = 0;    // wanted, but there was no room left for them
 };
 
+enum class RequestCopy : uint8_t { whole, headers };
+
 // For one thread at a time.
 class Capture {
  public:
@@ -50,6 +52,10 @@ class Capture {
   // Hands over what is there, without waiting and no more than the ring holds. False once the
   // interface is gone or went down: nothing comes any more, and the capture has to be opened again.
   virtual bool read(PacketReceiver& receiver) = 0;
+  // What is copied of requests from now on: all of them, as in the beginning, or their headers
+  // alone, for what only counts. Packets that wait already are as they were. False where the kernel
+  // refuses; then the capture has to be opened again.
+  virtual bool copy_requests(RequestCopy copy) = 0;
   // Since it was opened.
   virtual CaptureCounters counters() = 0;
 };

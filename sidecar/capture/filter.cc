@@ -133,7 +133,8 @@ std::vector<sock_filter> build_filter(const FilterOptions& options) {
     throw program::StartError("--port is given " + std::to_string(options.ports.size()) +
                               " times: " + std::to_string(max_ports) + " ports are the most");
   constexpr int32_t source_port = 0, destination_port = 2;
-  constexpr uint32_t whole = std::numeric_limits<uint32_t>::max();
+  const uint32_t whole =
+      options.headers_only ? headers_snap_length : std::numeric_limits<uint32_t>::max();
 
   Assembler program;
   const auto outgoing = program.make_label();
@@ -169,13 +170,14 @@ std::vector<sock_filter> build_filter(const FilterOptions& options) {
   program.place(accept_whole);
   program.add(BPF_RET | BPF_K, whole);
   program.place(accept_headers);
-  program.add(BPF_RET | BPF_K, response_snap_length);
+  program.add(BPF_RET | BPF_K, headers_snap_length);
   program.place(reject);
   program.add(BPF_RET | BPF_K, 0);
   return program.finish();
 }
 
-int attach_filter(int socket, std::span<sock_filter> filter) {
+int attach_filter(int socket, const FilterOptions& options) {
+  std::vector<sock_filter> filter = build_filter(options);
   const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0
                                                                                          : errno;

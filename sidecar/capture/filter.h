@@ -28,10 +28,10 @@ namespace trafficmirror::capture {
 
 inline constexpr size_t max_ports = 64;
 
-// How much is copied of a response, counted from where the data of the socket begins: the network
+// How much is copied of headers, counted from where the data of the socket begins: the network
 // header with SOCK_DGRAM, the link header with SOCK_RAW. It holds the longest headers there are:
 // 14 bytes of Ethernet with a VLAN tag of 4, 60 of IPv4 or 40 of IPv6, 60 of TCP.
-inline constexpr uint32_t response_snap_length = 192;
+inline constexpr uint32_t headers_snap_length = 192;
 
 struct FilterOptions {
   std::span<const net::Port> ports;
@@ -39,12 +39,14 @@ struct FilterOptions {
   // also reaches headers in a fragment of the socket buffer; SKF_NET_OFF for any other socket.
   int32_t network_offset = SKF_NET_OFF;
   int loopback_index = 1;  // interface number of lo
+  // Of requests too, only as much as of responses.
+  bool headers_only = false;
 };
 
 // Throws program::StartError unless there are 1 to max_ports ports.
 std::vector<sock_filter> build_filter(const FilterOptions& options);
 
-// Replaces the filter of the socket. The result is 0 or an error number.
-int attach_filter(int socket, std::span<sock_filter> filter);
+// Replaces the filter of the socket. The result is 0 or an error number. Throws as build_filter().
+int attach_filter(int socket, const FilterOptions& options);
 
 }  // namespace trafficmirror::capture

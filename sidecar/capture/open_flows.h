@@ -1,4 +1,5 @@
-// The connections that production has open already when mirroring begins.
+// What the kernel knows of production's sockets: the connections that are open already when
+// mirroring begins, and whether production is still there when it ends.
 #pragma once
 
 #include <span>
@@ -24,5 +25,10 @@ struct OpenFlow {
 // Empty when the kernel can't be asked, with a warning in the log: those flows are then adopted
 // after their next response.
 std::vector<OpenFlow> flows_between_exchanges(std::span<const net::Port> ports);
+
+// Whether a process of this network namespace still listens on one of the ports, or has a
+// connection there that its client has not reset. False when the kernel can't be asked, with a
+// warning in the log.
+bool has_sockets(std::span<const net::Port> ports);
 
 }  // namespace trafficmirror::capture

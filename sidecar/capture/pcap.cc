@@ -61,12 +61,9 @@ bool is_known_link_type(int link_type) {
 
 class PcapCapture : public Capture {
  public:
-  explicit PcapCapture(const CaptureOptions& options) : interface_(options.interface) {
+  explicit PcapCapture(const CaptureOptions& options)
+      : interface_(options.interface), ports_(options.ports) {
     const int index = interface_index(interface_);
-    std::vector<sock_filter> filter =
-        build_filter({.ports = options.ports,
-                      .network_offset = SKF_NET_OFF,
-                      .loopback_index = static_cast<int>(if_nametoindex("lo"))});
     std::array<char, PCAP_ERRBUF_SIZE> error{};
     pcap_.reset(pcap_create(interface_.c_str(), error.data()));
     if (pcap_ == nullptr) throw failure(error.data());
@@ -87,7 +84,7 @@ class PcapCapture : public Capture {
     // By the socket and not by pcap_setfilter(), because libpcap would take a program that it can't
     // check for itself, and run it a second time in user space.
     const int socket = descriptor();
-    if (const int number = attach_filter(socket, filter); number != 0)
+    if (const int number = attach(RequestCopy::whole); number != 0)
       throw open_error(interface_, "SO_ATTACH_FILTER", number);
     sockaddr_ll address{};
     address.sll_family = AF_PACKET;
@@ -105,6 +102,8 @@ class PcapCapture : public Capture {
            0;
   }
 
+  bool copy_requests(RequestCopy copy) override { return attach(copy) == 0; }
+
   CaptureCounters counters() override {
     pcap_stat now{};
     if (pcap_stats(pcap_.get(), &now) == 0) {
@@ -116,6 +115,14 @@ class PcapCapture : public Capture {
   }
 
  private:
+  // 0, or the error number.
+  int attach(RequestCopy copy) const {
+    return attach_filter(descriptor(), {.ports = ports_,
+                                        .network_offset = SKF_NET_OFF,
+                                        .loopback_index = static_cast<int>(if_nametoindex("lo")),
+                                        .headers_only = copy == RequestCopy::headers});
+  }
+
   static void on_packet(u_char* user, const pcap_pkthdr* header, const u_char* bytes) {
     reinterpret_cast<PcapCapture*>(user)->hand_over(*header, {bytes, header->caplen});
   }
@@ -139,7 +146,8 @@ class PcapCapture : public Capture {
     void operator()(pcap_t* pcap) const { pcap_close(pcap); }
   };
 
-  std::string interface_;
+  const std::string interface_;
+  const std::vector<net::Port> ports_;
   std::unique_ptr<pcap_t, Close> pcap_;
   int link_type_ = 0;
   uint32_t last_drops_ = 0;

@@ -31,14 +31,11 @@ constexpr uint64_t max_blocks = 16384;
 
 class RingCapture : public Capture {
  public:
-  explicit RingCapture(const CaptureOptions& options) : interface_(options.interface) {
+  explicit RingCapture(const CaptureOptions& options)
+      : interface_(options.interface), ports_(options.ports) {
     const int index = interface_index(interface_);
-    std::vector<sock_filter> filter =
-        build_filter({.ports = options.ports,
-                      .network_offset = 0,
-                      .loopback_index = static_cast<int>(if_nametoindex("lo"))});
     try {
-      open(index, filter, options.ring_bytes);
+      open(index, options.ring_bytes);
     } catch (...) {
       release();
       throw;
@@ -67,6 +64,8 @@ class RingCapture : public Capture {
     return true;
   }
 
+  bool copy_requests(RequestCopy copy) override { return attach(copy) == 0; }
+
   CaptureCounters counters() override {
     tpacket_stats_v3 since_last_time{};
     socklen_t size = sizeof since_last_time;
@@ -76,7 +75,15 @@ class RingCapture : public Capture {
   }
 
  private:
-  void open(int index, std::span<sock_filter> filter, uint64_t ring_bytes) {
+  // 0, or the error number.
+  int attach(RequestCopy copy) const {
+    return attach_filter(socket_, {.ports = ports_,
+                                   .network_offset = 0,
+                                   .loopback_index = static_cast<int>(if_nametoindex("lo")),
+                                   .headers_only = copy == RequestCopy::headers});
+  }
+
+  void open(int index, uint64_t ring_bytes) {
     // Of protocol 0 it receives nothing until it is bound to one, so that nothing enters the ring
     // that the filter has not seen.
     socket_ = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -100,7 +107,7 @@ class RingCapture : public Capture {
     check(memory != MAP_FAILED, "mmap");
     ring_ = static_cast<uint8_t*>(memory);
 
-    errno = attach_filter(socket_, filter);
+    errno = attach(RequestCopy::whole);
     check(errno == 0, "SO_ATTACH_FILTER");
     sockaddr_ll address{};
     address.sll_family = AF_PACKET;
@@ -143,7 +150,8 @@ class RingCapture : public Capture {
     return getsockopt(socket_, SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0;
   }
 
-  std::string interface_;
+  const std::string interface_;
+  const std::vector<net::Port> ports_;
   int socket_ = -1;
   uint8_t* ring_ = nullptr;
   uint32_t block_count_ = 0;

@@ -398,13 +398,6 @@ Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
   return &flow;
 }
 
-void Engine::forget_flows() {
-  for (auto next = flows_.begin(); next != flows_.end();) {
-    Flow& flow = next++->second;
-    if (!flow.session) end_flow(Time::min(), flow, CloseReason::finished);
-  }
-}
-
 // Production's connection is over. Its session lives on until it has delivered what it holds.
 void Engine::end_flow(Time now, Flow& flow, CloseReason reason) {
   if (SessionEntry* entry = flow.session) {

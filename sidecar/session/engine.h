@@ -120,8 +120,6 @@ class Engine {
 
   // Sessions that are open live on, but for the newest where less memory would not hold them all.
   void set_limits(Time now, const Limits& limits);
-  // Of all connections without a session nothing is known any more, as when the capture was away.
-  void forget_flows();
 
   // Puts out what is due.
   void run(Time now);

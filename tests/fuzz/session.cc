@@ -184,7 +184,6 @@ class Run {
       if (how < 128) limits.sessions = how % 8;
       limits.percent = how % 16 == 0 ? 100 : 0.1 * how;
       engine_->set_limits(now_, limits);
-      if (which == 6) engine_->forget_flows();
     } else if (which < 15) {
       uplink_full_ = which % 2 == 0;
       Engine::set_uplink_full(*stream_, uplink_full_);

@@ -18,14 +18,17 @@ def program(name):
     return path
 
 
-def main():
+def main(*finders):
+    """Runs the tests of the file where all is there that they need; an API server if it is not
+    said."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--bin", help="the folder of the programs")
     options, rest = parser.parse_known_args()
     if options.bin:
         os.environ["TRAFFICMIRROR_BIN"] = options.bin
     try:
-        find_binaries()
+        for find in finders or (find_binaries,):
+            find()
     except NoBinaries as error:
         print(f"SKIPPED: {error}")
         sys.exit(SKIPPED)

@@ -24,18 +24,19 @@ def install(server):
 
 
 class Operator:
-    """Runs with the rights of the manifests' ServiceAccount. In a `with` block it has to end well,
-    and what it logged is shown where the block does not."""
+    """Runs with the rights of the ServiceAccount that the manifests, or the chart in `namespace`,
+    make for it, and with the flags of `args` in place of those here. In a `with` block it has to
+    end well, and what it logged is shown where the block does not."""
 
-    def __init__(self, server, *flags, url=None, identity="one"):
+    def __init__(self, server, *flags, url=None, identity="one", namespace=NAMESPACE, args=None):
         self.log = tempfile.TemporaryFile(mode="w+")
-        config = server.kubeconfig(f"operator-{identity}", server.token(NAMESPACE, ACCOUNT),
-                                   url=url, namespace=NAMESPACE)
+        config = server.kubeconfig(f"operator-{identity}", server.token(namespace, ACCOUNT),
+                                   url=url, namespace=namespace)
+        args = args or ["--sidecar-image=example.org/sidecar:1",
+                        "--intercept-image=example.org/intercept:1", "--identity=$(POD_NAME)"]
         self.process = subprocess.Popen(
             [kubetest.program("trafficmirror-operator"),
-             "--sidecar-image", "example.org/sidecar:1",
-             "--intercept-image", "example.org/intercept:1",
-             "--identity", identity,
+             *(arg.replace("$(POD_NAME)", identity) for arg in args),
              "--http", f"127.0.0.1:{free_ports(1)[0]}", *flags],
             env={**os.environ, "KUBECONFIG": config}, stdout=self.log, stderr=subprocess.STDOUT)
 

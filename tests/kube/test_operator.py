@@ -114,6 +114,17 @@ class Life(Case):
             mirror.wait_for("ReplyPathVerified", "False", "NotVerified")
             intercept.problem = ""
             mirror.wait_for("ReplyPathVerified", "True", "Verified")
+
+            # What one has counted stays in the sums when it is replaced.
+            intercept.exchanges, intercept.shed = 40, 2
+            wait_until(lambda: mirror.status()["exchanges"] == 40, "what it counted", 30)
+            pod = server.client.list("v1/pods", "shop-shadow",
+                                     labels="app.kubernetes.io/component=intercept")[0]
+            server.client.delete("v1/pods", pod["metadata"]["name"], "shop-shadow")
+            wait_until(lambda: kubelet.intercepts(name) not in ([], [intercept]), "another", 30)
+            kubelet.intercepts(name)[0].exchanges = 5
+            wait_until(lambda: mirror.status()["exchanges"] == 45, "the sum", 30)
+            self.assertEqual(mirror.status()["shed"], 2)
             events = [event["reason"] for event in server.client.list("v1/events", "shop")]
             self.assertIn("NotVerified", events)
             mirror.delete()

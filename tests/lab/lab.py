@@ -833,11 +833,11 @@ NO_TLS = {"PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}
 
 
 def flags(options):
-    """{"id_prefix": "a", "port": [80, 81]} as --id-prefix a --port 80 --port 81."""
+    """{"id_prefix": "a", "port": [80, 81], "new": True} as --id-prefix a --port 80 --port 81 --new."""
     words = []
     for name, value in options.items():
         for one in value if isinstance(value, (list, tuple)) else [value]:
-            words += ["--" + name.replace("_", "-"), str(one)]
+            words += ["--" + name.replace("_", "-"), *([] if one is True else [str(one)])]
     return words
 
 

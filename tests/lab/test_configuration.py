@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 import labtest
@@ -173,22 +174,49 @@ class Configuration(labtest.LabTest):
         self.assertGreater(time.monotonic() - began, 1)
         self.assertIn("no stream for 2 s (--give-up-after): ending", sidecar.output())
 
-    def test_nothing_is_captured_for_nobody(self):
+    def test_counts_what_it_copies_for_nobody(self):
         lab = self.lab
-
-        def capture_sockets():
-            return lab.production.run(["ss", "-0", "-H"]).stdout
-
         self.start(target=[self.target])
-        self.assertIn("eth0", capture_sockets())
         self.intercept.stop()
-        wait_until(lambda: not capture_sockets(), "the capture's end", 20)
+        wait_until(lambda: "requests are only counted" in self.sidecar.output(), "rest", 20)
         self.assertIn("no stream to the intercept", lab.production.get(SIDECAR_HTTP, "/readyz")[1])
-        load = self.load("kept", mode="keepalive", seconds=60)
+        before = self.shed("no_stream")
+        for mode in ("close", "keepalive"):
+            lost = self.load(f"lost-{mode}", mode=mode).finish()
+            self.assert_served(lost)
+            self.assertEqual(self.shed("no_stream") - before, lost["requests"])
+            before += lost["requests"]
+
+        kept = self.load("kept", mode="keepalive", seconds=60)
+        wait_until(lambda: self.shed("no_stream") > before, "requests of connections that go on")
         lab.start_intercept(target=self.target)
         wait_until(lambda: self.shadow.ids(), "requests at the shadow")
-        self.assertIn("eth0", capture_sockets())
+        again = self.load("again")
+        self.assert_served(again.finish())
+        wait_until(lambda: set(again.ids()) <= set(self.shadow.ids()), "all that came later")
+        self.assert_served(kept.stop())
+        self.assert_sums_close(self.metrics())
+        # Nothing of what was cut was taken for bytes that are missing.
+        self.assertEqual(self.metrics().total("trafficmirror_sessions_closed_total",
+                                              reason="capture_gap"), 0)
+
+    def test_outlives_production(self):
+        """As in a pod that ends: all are told to at once, and production serves on for a while."""
+        self.start(sidecar={"outlive_production": True}, target=[self.target])
+        load = self.load("kept", mode="keepalive", seconds=60)
+        short = self.load("short", seconds=60)
+        wait_until(lambda: self.shadow.ids(), "requests at the shadow")
+        self.sidecar.signal(signal.SIGTERM)
+        told = len(short.ids())
+        wait_until(lambda: len(short.ids()) > told + 200, "production serves on")
+        self.assertTrue(self.sidecar.running())
         self.assert_served(load.stop())
+        self.assert_served(short.stop())
+        self.production.stop()
+        self.assertEqual(self.sidecar.wait(5), 0, self.sidecar.output())
+        self.assert_same_requests([*load.ids(), *short.ids()], self.shadow)
+        counted = self.status()["totals"]
+        self.assertEqual((counted["shed"], set(counted["closed"])), ({}, {"finished"}))
 
 
 if __name__ == "__main__":

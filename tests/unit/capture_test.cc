@@ -215,13 +215,48 @@ TEST_P(CaptureTest, CopiesRequestsWholeAndResponsesByTheirHeaders) {
     EXPECT_EQ(flow.server_bytes, response_size);
   }
   EXPECT_GT(flow.largest_request, 10'000) << "no super-packet";
-  EXPECT_LE(flow.largest_response_capture, response_snap_length);
+  EXPECT_LE(flow.largest_response_capture, headers_snap_length);
   EXPECT_EQ(recorder.unreadable, 0);
   // Nothing here has seen a wire, which the ring is told and libpcap is not.
   EXPECT_EQ(recorder.vouched, GetParam().open == open_ring_capture ? recorder.packets : 0);
   const CaptureCounters counters = capture->counters();
   EXPECT_EQ(counters.packets, recorder.packets);
   EXPECT_EQ(counters.drops, 0);
+}
+
+TEST_P(CaptureOverVethTest, CopiesOfRequestsAsMuchAsItIsTold) {
+  const auto capture = open_capture(GetParam());
+  const net::Endpoint address = server_address(GetParam(), production_port);
+  std::optional<Socket> listener;
+  std::optional<Socket> client;
+  {
+    const NetworkNamespace::Visit visit(*production_);
+    listener.emplace(Socket::listening(address));
+  }
+  {
+    const NetworkNamespace::Visit visit(*client_);
+    client.emplace(Socket::connected(address));
+  }
+  const Socket server = listener->accepted();
+  struct Largest : PacketReceiver {
+    void on_captured(const CapturedPacket& packet) override {
+      copied = std::max(copied, packet.bytes.size());
+      length = std::max(length, packet.wire_length);
+    }
+    size_t copied = 0, length = 0;
+  };
+  for (const RequestCopy copy : {RequestCopy::headers, RequestCopy::whole, RequestCopy::headers}) {
+    ASSERT_TRUE(capture->copy_requests(copy));
+    client->send_all(std::string(1000, 'x'));
+    server.receive(1000);
+    Largest seen;
+    read_all(*capture, seen, true);
+    EXPECT_GE(seen.length, 1000);
+    if (copy == RequestCopy::headers)
+      EXPECT_LE(seen.copied, headers_snap_length);
+    else
+      EXPECT_EQ(seen.copied, seen.length);
+  }
 }
 
 TEST_P(CaptureOverVethTest, LeavesOutWhatProductionAsksOfOthersOnThatPort) {

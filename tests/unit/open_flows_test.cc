@@ -1,6 +1,7 @@
 #include "sidecar/capture/open_flows.h"
 
 #include <chrono>
+#include <optional>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -103,6 +104,26 @@ TEST(OpenFlows, OfADualStackServerAreIpv4WhereTheyAre) {
   const Connection connection = Connection::open(listener, *net::Endpoint::parse("127.0.0.1:8080"));
   const net::Port port{8080};
   EXPECT_EQ(flows_between_exchanges({&port, 1}), (std::vector<OpenFlow>{{connection.key, true}}));
+}
+
+TEST(HasSockets, WhileAProcessListensOrHasAConnection) {
+  SKIP_UNLESS_ROOT();
+  const NetworkNamespace alone;
+  const NetworkNamespace::Visit visit(alone);
+  const net::Port port{8080};
+  for (const char* text : {"127.0.0.1:8080", "[::1]:8080"}) {
+    const net::Endpoint address = *net::Endpoint::parse(text);
+    const Socket other = Socket::listening({address.address, {8081}});
+    EXPECT_FALSE(has_sockets({&port, 1}));
+    std::optional<Socket> listener = Socket::listening(address);
+    EXPECT_TRUE(has_sockets({&port, 1}));
+    std::optional<Connection> connection = Connection::open(*listener, address);
+    listener.reset();
+    EXPECT_TRUE(has_sockets({&port, 1}));
+    // The client's is not production's, though it has the port as its peer's.
+    connection.reset();
+    EXPECT_FALSE(has_sockets({&port, 1}));
+  }
 }
 
 TEST(OpenFlows, OfWhichThereMayBeHundreds) {

@@ -20,10 +20,11 @@ SidecarSettings settings() {
           .secret = "trafficmirror-checkout-v2-0a1b2c3d"};
 }
 
-const Json args = Json::array(
-    {"--port", "8080", "--port", "8443", "--interface", "eth0", "--intercept",
-     "trafficmirror-checkout-v2-0a1b2c3d.shop-shadow.svc:7443", "--tls-peer",
-     "spiffe://trafficmirror.dev/ns/shop/mirror/checkout-v2/intercept", "--memory-limit", "64Mi"});
+const Json args =
+    Json::array({"--port", "8080", "--port", "8443", "--interface", "eth0", "--intercept",
+                 "trafficmirror-checkout-v2-0a1b2c3d.shop-shadow.svc:7443", "--tls-peer",
+                 "spiffe://trafficmirror.dev/ns/shop/mirror/checkout-v2/intercept",
+                 "--memory-limit", "64Mi", "--outlive-production"});
 
 Json args_and(std::initializer_list<const char*> more) {
   Json all = args;

@@ -146,8 +146,6 @@ void Stage::perform_event(const Line& line) {
     engine_.drain(now_);
   } else if (what == "limits") {
     engine_.set_limits(now_, limits(line));
-  } else if (what == "forget") {
-    engine_.forget_flows();
   } else if (what == "idle-flow" || what == "likely-idle-flow") {
     engine_.on_idle_flow(
         now_, {endpoint(client_address, first_client_port), endpoint("10.1.0.1", production_port)},

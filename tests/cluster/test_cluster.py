@@ -1,0 +1,508 @@
+"""The whole of it on real pods: production on one node, its shadow on another, the operator by its
+chart, load through a Service; and whatever happens, production answers each request, mirroring
+resumes, and the counters account for every request that was not mirrored."""
+
+import collections
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+from cluster import TOP, Cluster, in_namespaces_of_its_own, what_is_missing
+
+import kubetest
+from apiserver import NoBinaries, find_binaries
+from lab import LabError, parse_metrics, wait_until
+from labtest import COMPLETE
+
+CHART = os.path.join(TOP, "deploy/helm/trafficmirror")
+SAMPLE = os.path.join(TOP, "deploy/manifests/samples/trafficmirror.yaml")
+# Of each program's image, unpacked; and what it may do (capabilities(7)).
+MOST_MEGABYTES = {"sidecar": 40, "intercept": 60, "operator": 60}
+NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
+CAPABILITIES = {"sidecar": NET_RAW, "intercept": NET_ADMIN | NET_RAW, "operator": 0}
+# Of both servers, over the lives of all their pods.
+LOG = "/var/log/served"
+NGINX = f"""
+daemon off;
+pid /run/nginx.pid;
+user root;
+error_log stderr;
+events {{}}
+http {{
+  log_format id "$hostname $request_uri";
+  access_log {LOG}/requests.log id;
+  server {{ listen 8080; location / {{ return 200 "$request_uri\\n"; }} }}
+}}
+"""
+
+
+def pack(program, folder):
+    subprocess.run([os.path.join(TOP, "tools/root-filesystem"), program, folder], check=True)
+    return folder
+
+
+def deployment(name, namespace, node, logs, labels=None):
+    """nginx on that node. It is told to end when nobody sends it new connections any more."""
+    container = {
+        "name": "app", "image": "localhost/app:test", "imagePullPolicy": "Never",
+        "ports": [{"containerPort": 8080}],
+        # By lo, where nothing is mirrored: each connection that is belongs to the load.
+        "readinessProbe": {"periodSeconds": 1, "exec": {"command": [
+            "/bin/busybox", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/ready"]}},
+        "lifecycle": {"preStop": {"exec": {"command": ["/bin/busybox", "sleep", "4"]}}},
+        "volumeMounts": [{"name": "log", "mountPath": LOG}],
+    }
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": name}},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": {
+                "metadata": {"labels": {"app": name, **(labels or {})}},
+                "spec": {"terminationGracePeriodSeconds": 20, "containers": [container],
+                         "volumes": [{"name": "log", "hostPath": {"path": logs}}],
+                         "nodeSelector": {"kubernetes.io/hostname": node}},
+            },
+        },
+    }
+
+
+def service(name, namespace):
+    return {"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 8080}]}}
+
+
+class Load:
+    """Fifty requests a second, each on a connection of its own, to production's Service."""
+
+    def __init__(self, address):
+        self._address = address
+        self._ended = False
+        self._goes_on = threading.Event()
+        self._rests = threading.Event()
+        self.sent = 0
+        self.failures = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        self.go_on()
+
+    def _run(self):
+        while True:
+            if not self._goes_on.wait(0):
+                self._rests.set()
+                self._goes_on.wait()
+            if self._ended:
+                return
+            self.sent += 1
+            self._request(f"/request-{self.sent}")
+            time.sleep(0.02)
+
+    def _request(self, path):
+        connection = http.client.HTTPConnection(self._address, 8080, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            if answer.read().decode() != path + "\n":
+                raise OSError(f"status {answer.status}")
+        except (OSError, http.client.HTTPException) as error:
+            self.failures.append(f"{path}: {error!r}")
+        connection.close()
+
+    def go_on(self):
+        self._rests.clear()
+        self._goes_on.set()
+
+    def rest(self):
+        """Returns when the last request is answered."""
+        self._goes_on.clear()
+        self._rests.wait()
+
+    def wait_for(self, count):
+        goal = self.sent + count
+        wait_until(lambda: self.sent >= goal, f"{count} more requests", count / 50 + 30)
+
+    def end(self):
+        self._ended = True
+        self._goes_on.set()
+        self._thread.join()
+
+
+# What counters say: connections that began, of these those that were not mirrored whole, and those
+# that are open.
+Counted = collections.namedtuple("Counted", "connections unmirrored open")
+
+
+def counted_by(opened, closed, shed, is_open):
+    return Counted(opened + sum(shed.values()),
+                   sum(n for why, n in closed.items() if why not in COMPLETE) + sum(shed.values()),
+                   is_open)
+
+
+class ClusterTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.started = time.monotonic()
+        cls.cluster = cls.enterClassContext(Cluster(binaries))
+        cls.step("two nodes are ready")
+        cls.add_images()
+        cls.step("the images are on both nodes")
+        cls.install()
+        cls.step("the chart is installed, and the operator available")
+        cls.make_workloads()
+        cls.step("production and shadow are available")
+
+    @classmethod
+    def step(cls, what):
+        now = time.monotonic()
+        print(f"  {now - cls.started:6.1f} s  {what}", flush=True)
+        cls.started = now
+
+    @classmethod
+    def add_images(cls):
+        folder = os.path.join(cls.cluster.directory, "roots")
+        cls.images = {}
+        for program in MOST_MEGABYTES:
+            name = f"trafficmirror-{program}"
+            root = pack(kubetest.program(name), os.path.join(folder, name))
+            cls.images[program] = root
+            cls.cluster.add_image(name, root, f"/usr/bin/{name}")
+        root = pack(shutil.which("nginx", path="/usr/sbin"), os.path.join(folder, "app"))
+        for name in ("run", "tmp", "bin", "var/log/nginx", "var/lib/nginx", "etc/nginx"):
+            os.makedirs(os.path.join(root, name), exist_ok=True)
+        shutil.copy("/bin/busybox", os.path.join(root, "bin"))
+        with open(os.path.join(root, "etc/group"), "w") as file:
+            file.write("root:x:0:\n")
+        with open(os.path.join(root, "etc/nginx/nginx.conf"), "w") as file:
+            file.write(NGINX)
+        cls.cluster.add_image("app", root, "/usr/bin/nginx", "-c", "/etc/nginx/nginx.conf")
+
+    @classmethod
+    def install(cls):
+        cls.cluster.run(helm, "install", "trafficmirror", CHART, "-n", "trafficmirror",
+                        "--create-namespace", "--wait", "--timeout=120s",
+                        "--set=images.registry=localhost,images.tag=test,images.pullPolicy=Never")
+
+    @classmethod
+    def make_workloads(cls):
+        inject = {"trafficmirror.dev/inject": "enabled"}
+        cls.logs = {}
+        for name in ("checkout", "checkout-v2"):
+            cls.logs[name] = os.path.join(cls.cluster.directory, f"log-{name}")
+            os.mkdir(cls.logs[name])
+        for thing in (
+                {"apiVersion": "v1", "kind": "Namespace",
+                 "metadata": {"name": "shop", "labels": inject}},
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop-shadow"}},
+                deployment("checkout", "shop", "node1", cls.logs["checkout"], inject),
+                service("checkout", "shop"),
+                deployment("checkout-v2", "shop-shadow", "node2", cls.logs["checkout-v2"]),
+                service("checkout-v2", "shop-shadow")):
+            cls.cluster.kubectl("apply", "-f", "-", input=json.dumps(thing))
+        cls.wait_for_rollout("shop", "checkout")
+        cls.wait_for_rollout("shop-shadow", "checkout-v2")
+
+    @classmethod
+    def wait_for_rollout(cls, namespace, name):
+        """That of the latest version, with nothing left of those before."""
+        cls.cluster.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}",
+                            "--timeout=120s")
+
+        def pods():
+            return [pod["metadata"]["name"]
+                    for pod in cls.cluster.get("pods", "-n", namespace, "-l", f"app={name}")]
+
+        wanted = cls.cluster.get("deployment", "-n", namespace, name)["spec"]["replicas"]
+        wait_until(lambda: len(pods()) == wanted, lambda: f"{wanted} pods: {pods()}", 120, 0.5)
+
+    # --- what is seen -------------------------------------------------------------------------
+
+    def ready(self):
+        """(status, reason) of the mirror's condition, and what it says."""
+        conditions = self.cluster.get("tm", "-n", "shop", "checkout-v2").get("status", {}).get(
+            "conditions", [])
+        for condition in conditions:
+            if condition["type"] == "Ready":
+                return condition["status"], condition["reason"], condition["message"]
+        return "", "", ""
+
+    def wait_until_it_mirrors(self):
+        wait_until(lambda: self.ready()[0] == "True", lambda: f"Ready: it is {self.ready()}", 120,
+                   0.5)
+
+    def served(self, name):
+        """Each request that a server has served, as often as it did."""
+        path = os.path.join(self.logs[name], "requests.log")
+        if not os.path.exists(path):
+            return []
+        with open(path) as file:
+            return re.findall(r" (/request-\d+)\n", file.read())
+
+    def pod(self, namespace, selector):
+        pods = self.cluster.get("pods", "-n", namespace, "-l", selector)
+        self.assertEqual(len(pods), 1)
+        return pods[0]
+
+    def counted_by_sidecar(self):
+        """That of production's one pod."""
+        name = self.pod("shop", "app=checkout")["metadata"]["name"]
+        found = parse_metrics(self.cluster.kubectl(
+            "exec", "-n", "shop", name, "-c", "app", "--",
+            "/bin/busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:19464/metrics"))
+        return counted_by(found.total("trafficmirror_sessions_opened_total"),
+                          found.by("trafficmirror_sessions_closed_total", "reason"),
+                          found.by("trafficmirror_shed_total", "reason"),
+                          found.total("trafficmirror_sessions_active"))
+
+    def counted_by_intercept(self):
+        """What all sidecars told the one that there is, those that are gone too."""
+        pod = self.pod("shop-shadow", "app.kubernetes.io/component=intercept")
+        connection = http.client.HTTPConnection(pod["status"]["podIP"], 9464, timeout=5)
+        connection.request("GET", "/status")
+        totals = json.load(connection.getresponse())["totals"]
+        connection.close()
+        return counted_by(totals["sessions_opened"], totals["closed"], totals["shed"],
+                          totals["sessions"])
+
+    # --- what has to hold ---------------------------------------------------------------------
+
+    def assert_accounts(self, what_happens, counted):
+        """Whatever happens meanwhile, the counters that it leaves alive account for each request
+        that production served and the shadow did not; and what comes behind it is mirrored."""
+        load = self.load
+        load.rest()
+        before, served_before = self.settled(counted, len(self.served("checkout")), 0)
+        load.go_on()
+        load.wait_for(50)
+        what_happens()
+        self.wait_until_it_mirrors()
+        resumed = load.sent + 50
+        load.wait_for(200)
+        load.rest()
+        self.assertEqual(load.failures, [], "production failed requests")
+        after, served = self.settled(counted, served_before, before.connections)
+
+        production = self.served("checkout")
+        self.assertEqual(len(set(production)), len(production))
+        shadow = collections.Counter(self.served("checkout-v2"))
+        missing = [path for path in production[served_before:served] if path not in shadow]
+        unmirrored = after.unmirrored - before.unmirrored
+        self.assertLessEqual(len(missing), unmirrored, f"missing: {missing[:10]}")
+        self.assertEqual([path for path, times in shadow.items() if times != 1], [])
+        self.assertEqual([path for path in missing if int(path.rpartition("-")[2]) > resumed], [],
+                         f"it was Ready after request {resumed}, and does not mirror")
+        load.go_on()
+        return f"{served - served_before:,} requests, {len(missing)} not mirrored and counted"
+
+    def settled(self, counted, served_before, connections_before):
+        """What is counted when nothing is under way, and how many requests production has served.
+        Every one of them was on a connection that the counters know."""
+
+        def agree():
+            now, served = counted(), len(self.served("checkout"))
+            seen.append((now, served))
+            known = now.connections - connections_before if connections_before else None
+            if now.open == 0 and known in (None, served - served_before):
+                return now, served
+            return None
+
+        seen = []
+        return wait_until(agree, lambda: f"counters that agree: {seen[-1]}, before "
+                          f"{connections_before} connections, {served_before} requests", 30, 0.5)
+
+    # --- what is installed --------------------------------------------------------------------
+
+    def test_images_hold_a_program_and_what_it_loads(self):
+        for program, root in self.images.items():
+            files = [os.path.join(folder, name) for folder, _, names in os.walk(root)
+                     for name in names]
+            executable = [os.path.relpath(path, root) for path in files
+                          if os.access(path, os.X_OK) and ".so" not in os.path.basename(path)]
+            self.assertEqual(executable, [f"usr/bin/trafficmirror-{program}"])
+            size = sum(os.path.getsize(path) for path in files) / 1e6
+            print(f"  {program}: {size:.1f} MB unpacked", flush=True)
+            self.assertLessEqual(size, MOST_MEGABYTES[program])
+
+    def assert_rights(self):
+        """Of each program, as the kernel has it: its capabilities, and its root file system."""
+        found = set()
+        for folder in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{folder}/cmdline") as file:
+                    match = re.match(r"/usr/bin/trafficmirror-(\w+)\0", file.read())
+                if not match:
+                    continue
+                with open(f"/proc/{folder}/status") as file:
+                    status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+                with open(f"/proc/{folder}/mountinfo") as file:
+                    root = next(line.split()[5] for line in file if line.split()[4] == "/")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            program = match[1]
+            found.add(program)
+            for kind in ("CapPrm", "CapEff", "CapBnd"):
+                self.assertEqual(int(status[kind], 16), CAPABILITIES[program], (program, kind))
+            self.assertEqual(status["NoNewPrivs"].strip(), "1", program)
+            self.assertEqual(status["Seccomp"].strip(), "2", program)
+            self.assertIn("ro", root.split(","), program)
+        self.assertEqual(found, set(CAPABILITIES))
+
+    def test_production_is_mirrored_whatever_happens(self):
+        cluster = self.cluster
+        # What it keeps for itself comes first.
+        wait_until(lambda: "caBundle" in str(cluster.get("mutatingwebhookconfigurations")),
+                   "the webhook's CA", 30)
+        before = cluster.names()
+        self.helm_test()
+        self.step("helm test passes where there are no mirrors")
+        address = cluster.get("service", "-n", "shop", "checkout")["spec"]["clusterIP"]
+        self.load = Load(address)
+        self.addCleanup(self.load.end)
+
+        cluster.kubectl("apply", "-f", SAMPLE)
+        with self.assertRaisesRegex(LabError, "NotGranted"):
+            self.helm_test()
+        self.step("helm test fails where the mirror does not work, and says why")
+        watch = cluster.follow("get", "tm", "-n", "shop", "-w")
+        self.addCleanup(watch.kill)
+        cluster.kubectl("annotate", "namespace", "shop-shadow",
+                        "trafficmirror.dev/accept-from=shop")
+        wait_until(lambda: self.ready()[0] == "True" or self.ready()[1] == "RestartNeeded",
+                   lambda: f"Ready: it is {self.ready()}", 90, 0.5)
+        if self.ready()[1] == "RestartNeeded":
+            self.step("the mirror asks for new pods, as this server can't attach to running ones")
+            cluster.kubectl("-n", "shop", "rollout", "restart", "deployment/checkout")
+            self.wait_for_rollout("shop", "checkout")
+        self.wait_until_it_mirrors()
+        self.helm_test()
+        watch.terminate()
+        self.step("the mirror is Ready, and helm test passes; kubectl get tm -w:")
+        print(watch.communicate()[0], end="", flush=True)
+        self.assert_rights()
+
+        self.step("nothing happens: " + self.assert_accounts(lambda: None, self.counted_by_sidecar))
+        self.step("production was scaled from 1 to 5 and back: " +
+                  self.assert_accounts(self.scale, self.counted_by_intercept))
+        self.step("the operator's pods were deleted: " +
+                  self.assert_accounts(self.delete_operator, self.counted_by_sidecar))
+        self.step("the intercept's pod was deleted: " +
+                  self.assert_accounts(self.delete_intercept, self.counted_by_sidecar))
+        self.step("the shadow rolled out a new version: " +
+                  self.assert_accounts(self.roll_out_shadow, self.counted_by_sidecar))
+        self.step("the node of shadow and intercept was killed and came back: " +
+                  self.assert_accounts(self.kill_node, self.counted_by_sidecar))
+
+        cluster.kubectl("delete", "tm", "-n", "shop", "checkout-v2", "--timeout=90s")
+        self.load.end()
+        self.assertEqual(self.load.failures, [])
+
+        def lasting(names):
+            # Pods of production are others by now.
+            return {name for name in names
+                    if not re.match(r"(Pod|ReplicaSet|ControllerRevision|Endpoint\w+|PodMetrics) ",
+                                    name)}
+
+        wait_until(lambda: lasting(cluster.names()) == lasting(before),
+                   lambda: "nothing is left: " +
+                   ", ".join(sorted(lasting(cluster.names()) ^ lasting(before))), 60, 1)
+        wait_until(lambda: not cluster.get("pods", "-n", "shop-shadow", "-l",
+                                           "app.kubernetes.io/managed-by=trafficmirror"),
+                   "the intercept's end", 60, 0.5)
+        self.step(f"the mirror is deleted; production answered all of {self.load.sent:,} requests")
+
+        cluster.run(helm, "uninstall", "trafficmirror", "-n", "trafficmirror", "--wait")
+        left = [name for name in cluster.names() if "trafficmirror" in name
+                and not re.match(r"(Namespace|CustomResourceDefinition|ServiceAccount|Secret|"
+                                 r"ConfigMap) ", name)]
+        self.assertEqual(left, [])
+        self.step("the chart is uninstalled")
+
+    # --- what happens -------------------------------------------------------------------------
+
+    def helm_test(self):
+        return self.cluster.run(helm, "test", "trafficmirror", "-n", "trafficmirror", "--logs",
+                                "--timeout=120s")
+
+    def scale(self):
+        for replicas in (5, 1):
+            self.cluster.kubectl("-n", "shop", "scale", f"--replicas={replicas}",
+                                 "deployment/checkout")
+            self.wait_for_rollout("shop", "checkout")
+            self.wait_until_it_mirrors()
+            self.load.wait_for(100)
+
+    def delete_operator(self):
+        self.cluster.kubectl("-n", "trafficmirror", "delete", "pod", "--all", "--force",
+                             "--grace-period=0")
+        self.wait_for_operator()
+
+    def wait_for_operator(self):
+        self.cluster.kubectl("-n", "trafficmirror", "rollout", "status",
+                             "deployment/trafficmirror-operator", "--timeout=120s")
+
+    def delete_intercept(self):
+        self.cluster.kubectl("-n", "shop-shadow", "delete", "pod", "-l",
+                             "app.kubernetes.io/component=intercept")
+
+    def roll_out_shadow(self):
+        self.cluster.kubectl("-n", "shop-shadow", "set", "env", "deployment/checkout-v2",
+                             "VERSION=3")
+        self.wait_for_rollout("shop-shadow", "checkout-v2")
+
+    def kill_node(self):
+        self.cluster.kubectl("-n", "shop", "patch", "tm", "checkout-v2", "--type=merge", "-p",
+                             json.dumps({"spec": {"intercept": {"nodeSelector": {
+                                 "kubernetes.io/hostname": "node2"}}}}))
+        wait_until(lambda: [pod["spec"].get("nodeName") for pod in self.cluster.get(
+            "pods", "-n", "shop-shadow", "-l", "app.kubernetes.io/component=intercept")] == ["node2"],
+            "an intercept on node2", 90, 0.5)
+        self.wait_until_it_mirrors()
+        sidecar = self.pod("shop", "app=checkout")
+        container = next(c["name"] for c in sidecar["spec"]["containers"] +
+                         sidecar["spec"].get("initContainers", []) +
+                         sidecar["spec"].get("ephemeralContainers", [])
+                         if c["name"].startswith("trafficmirror"))
+        self.cluster.power(2, "off")
+        # For longer than what is captured is kept for it.
+        wait_until(lambda: "requests are only counted" in self.cluster.kubectl(
+            "-n", "shop", "logs", sidecar["metadata"]["name"], "-c", container, "--since=60s"),
+            "the sidecar's rest", 60, 1)
+        wait_until(lambda: self.ready()[0] != "True", "the status says so", 30, 0.5)
+        self.load.wait_for(50)
+        self.cluster.power(2, "on")
+        self.wait_for_rollout("shop-shadow", "checkout-v2")
+        self.wait_for_operator()
+
+
+def main():
+    global binaries, helm
+    try:
+        binaries = os.environ.get("KUBE_BIN") or find_binaries()
+    except NoBinaries as error:
+        print(f"SKIPPED: {error}")
+        sys.exit(kubetest.SKIPPED)
+    found = subprocess.run([os.path.join(TOP, "tools/helm-binary"), "--cached"], text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    helm = found.stdout.strip()
+    missing = what_is_missing(binaries) or ("" if helm else found.stderr.strip())
+    if missing:
+        print(f"SKIPPED: {missing}")
+        sys.exit(kubetest.SKIPPED)
+    in_namespaces_of_its_own()
+    try:
+        unittest.main(argv=sys.argv[:1], verbosity=2)
+    except LabError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
