@@ -60,11 +60,6 @@ std::string ports_text(const std::vector<net::Port>& ports) {
   return text;
 }
 
-bool is_labelled_for_injection(const Json& object) {
-  const Json& labels = labels_of(object);
-  return labels.is_object() && labels.value(names::inject, "") == names::inject_enabled;
-}
-
 // RBAC's words; others refuse with the same code.
 bool is_lack_of_rights(const Error& error) {
   return error.kind == ErrorKind::forbidden &&
@@ -199,8 +194,7 @@ class Doctor {
   void check_operator() {
     if (!seen_.defined)
       return fail("operator",
-                  "the API server does not know TrafficMirror: install it, kubectl apply -f "
-                  "deploy/manifests/crd.yaml, and then -f deploy/manifests");
+                  std::string("the API server does not know TrafficMirror: ") + how_to_install);
     switch (seen_.leadership.state) {
       case Leadership::State::leads:
         return ok("operator", seen_.leadership.text);
@@ -381,22 +375,22 @@ class Doctor {
   void check_injection() {
     const char* const check = "injection";
     if (!has(seen_.webhooks, check)) return;
+    std::string problem = "no MutatingWebhookConfiguration has the webhook " +
+                          std::string(names::inject_webhook) +
+                          ": install the operator with it, by the chart's webhook.enabled";
     for (const Json& configuration : *seen_.webhooks)
       for (const Json& webhook : configuration.value("webhooks", Json::array())) {
         if (webhook.value("name", "") != names::inject_webhook) continue;
         const std::string name = "MutatingWebhookConfiguration " + kube::key_of(configuration).name;
-        if (kube::text_at(webhook, "/clientConfig/caBundle").empty())
-          return fail(check, name +
-                                 " has no caBundle, which the operator writes when it leads: does "
-                                 "it run, and with --webhook?");
-        if (has(seen_.production_namespace, check) &&
-            is_labelled_for_injection(*first_of(seen_.production_namespace)))
-          ok(check, name + " injects into labelled pods of namespace " + mirror_.key.namespace_);
-        return;
+        // There may be several operators, each with its own.
+        if (!kube::text_at(webhook, "/clientConfig/caBundle").empty())
+          return ok(check, name + " injects into labelled pods of labelled namespaces");
+        problem =
+            name +
+            " has no caBundle, which the operator writes when it leads: does it run, and with "
+            "--webhook?";
       }
-    fail(check, "no MutatingWebhookConfiguration has the webhook " +
-                    std::string(names::inject_webhook) +
-                    ": kubectl apply -f deploy/manifests/webhook.yaml");
+    fail(check, problem);
   }
 
   // What the server said to a pod with these capabilities, or what the namespace's label says.

@@ -46,8 +46,7 @@ std::string renewals_of(const std::vector<Json>& leases) {
 
 Leadership judge_leadership(const std::vector<Json>& leases, WallTime now) {
   Leadership none{Leadership::State::nobody,
-                  "no operator has ever led in this cluster: install it, kubectl apply -f "
-                  "deploy/manifests"};
+                  std::string("no operator has ever led in this cluster: ") + how_to_install};
   std::optional<WallTime> latest;
   for (const Json& lease : leases) {
     const std::string holder = kube::text_at(lease, "/spec/holderIdentity");

@@ -12,6 +12,7 @@
 #include "kubectl/leadership.h"
 #include "kubectl/status.h"
 #include "kubectl/stop.h"
+#include "kubectl/text.h"
 #include "operator/kube/client.h"
 #include "operator/kube/config.h"
 #include "operator/kube/discovery.h"
@@ -70,8 +71,8 @@ Json find_mirror(kube::Client& client, const kube::Key& key) {
 // Whether the server knows TrafficMirror. Where it does not, that is all there is to say.
 bool knows_mirrors(kube::Client& client, const kube::Discovery& discovery) {
   if (discovery.has(resources::mirrors)) return true;
-  std::cout << "TrafficMirror is not installed at " << server_of(client)
-            << ": kubectl apply -f deploy/manifests/crd.yaml, and then -f deploy/manifests\n";
+  std::cout << "TrafficMirror is not installed at " << server_of(client) << ": " << how_to_install
+            << "\n";
   return false;
 }
 

@@ -10,6 +10,10 @@
 
 namespace trafficmirror::kubectl {
 
+// The cure where there is no operator.
+constexpr const char* how_to_install =
+    "helm install trafficmirror deploy/helm/trafficmirror -n trafficmirror --create-namespace";
+
 // "1,234,567"
 std::string with_commas(int64_t number);
 

@@ -387,13 +387,13 @@ TEST(Doctor, OneCauseDoesNotHideAnother) {
 
 TEST(Doctor, LooksAtTheWebhookWhereThatIsTheWay) {
   EXPECT_NE(doctor(inject).find("ok    injection      MutatingWebhookConfiguration "
-                                "trafficmirror-webhook injects into labelled pods"),
+                                "trafficmirror-webhook injects into labelled pods of labelled"),
             std::string::npos)
       << doctor(inject);
   EXPECT_NE(complaints([](Examination& seen) {
               inject(seen);
               seen.webhooks = none();
-            }).find("kubectl apply -f deploy/manifests/webhook.yaml"),
+            }).find("by the chart's webhook.enabled"),
             std::string::npos);
   EXPECT_NE(complaints([](Examination& seen) {
               inject(seen);

@@ -215,8 +215,8 @@ TEST(KubectlLeadership, IsThatOfALeaseThatIsRenewed) {
   EXPECT_EQ(judge_leadership({lease("", "2030-01-01T00:09:59.000000Z")}, now).state,
             Leadership::State::nobody);
   EXPECT_EQ(judge_leadership({}, now).text,
-            "no operator has ever led in this cluster: install it, kubectl apply -f "
-            "deploy/manifests");
+            "no operator has ever led in this cluster: helm install trafficmirror "
+            "deploy/helm/trafficmirror -n trafficmirror --create-namespace");
 }
 
 TEST(KubectlText, IsWrittenForPeople) {
