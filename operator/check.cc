@@ -5,6 +5,7 @@
 
 #include "operator/kube/leader_election.h"
 #include "operator/names.h"
+#include "operator/pods.h"
 
 namespace trafficmirror::controller {
 namespace {
@@ -12,19 +13,6 @@ namespace {
 using kube::Json;
 
 constexpr std::chrono::milliseconds between_looks{500};
-
-Json condition(const Json& mirror, const std::string& type) {
-  for (const Json& its : mirror.value("/status/conditions"_json_pointer, Json::array()))
-    if (its.value("type", "") == type) return its;
-  return Json::object();
-}
-
-// Not by what its user has to put right, such as a namespace that does not consent.
-bool is_stopped_as_wanted(const Json& mirror) {
-  const bool wanted = mirror.value("/spec/paused"_json_pointer, false) ||
-                      condition(mirror, "Ready").value("reason", "") == "DurationOver";
-  return wanted && condition(mirror, "Mirroring").value("reason", "") == "Stopped";
-}
 
 struct Look {
   std::string renewed;  // when, as the lease says
@@ -53,18 +41,32 @@ Look look(kube::Client& client, const kube::Key& lease, const std::set<std::stri
 
 }  // namespace
 
+bool is_stopped(const Json& mirror) {
+  const Json* mirroring = condition_of(mirror, "Mirroring");
+  return mirroring && mirroring->value("reason", "") == "Stopped";
+}
+
+std::optional<Problem> problem_of(const Json& mirror) {
+  const Json* ready = condition_of(mirror, "Ready");
+  const int64_t generation = mirror.value("/metadata/generation"_json_pointer, int64_t{0});
+  if (!ready || ready->value("observedGeneration", int64_t{0}) != generation)
+    return Problem{"", "the operator has not looked at it since it was changed"};
+  const std::string reason = ready->value("reason", "");
+  // Not by what its user has to put right, such as a namespace that does not consent.
+  const bool is_wanted =
+      mirror.value("/spec/paused"_json_pointer, false) || reason == "DurationOver";
+  if (ready->value("status", "") == "True" || (is_wanted && is_stopped(mirror)))
+    return std::nullopt;
+  return Problem{reason, ready->value("message", "")};
+}
+
 std::vector<std::string> problems_of(const std::vector<Json>& mirrors) {
   std::vector<std::string> problems;
-  for (const Json& mirror : mirrors) {
-    const std::string name = to_text(kube::key_of(mirror));
-    const Json ready = condition(mirror, "Ready");
-    const int64_t generation = mirror.value("/metadata/generation"_json_pointer, int64_t{0});
-    if (ready.empty() || ready.value("observedGeneration", int64_t{0}) != generation)
-      problems.push_back(name + ": the operator has not looked at it since it was changed");
-    else if (ready.value("status", "") != "True" && !is_stopped_as_wanted(mirror))
-      problems.push_back(name + ": " + ready.value("reason", "") + ": " +
-                         ready.value("message", ""));
-  }
+  for (const Json& mirror : mirrors)
+    if (const auto problem = problem_of(mirror))
+      problems.push_back(to_text(kube::key_of(mirror)) + ": " +
+                         (problem->reason.empty() ? "" : problem->reason + ": ") +
+                         problem->message);
   return problems;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -10,8 +11,16 @@
 
 namespace trafficmirror::controller {
 
-// What is wrong with the mirrors, a line for each that is not Ready although it should be. One that
-// was paused, or whose duration has elapsed, is as its user wants it.
+// Why a mirror is not Ready although it should be. One that was paused, or whose duration has
+// elapsed, is as its user wants it.
+struct Problem {
+  std::string reason;  // one word; empty where the operator has said nothing of it yet
+  std::string message;
+};
+std::optional<Problem> problem_of(const kube::Json& mirror);
+// No sidecar runs any more, nor is anything else left.
+bool is_stopped(const kube::Json& mirror);
+// A line for each mirror that has a problem.
 std::vector<std::string> problems_of(const std::vector<kube::Json>& mirrors);
 
 // Looks again and again, for `patience` at most, until the lease was renewed under its eyes and no

@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include "operator/abilities.h"
 #include "operator/check.h"
 #include "operator/kube/client.h"
 #include "operator/kube/config.h"
@@ -25,8 +26,6 @@ namespace trafficmirror::controller {
 namespace {
 
 constexpr const char* program_name = "trafficmirror-operator";
-constexpr const char* lease_name = "trafficmirror-operator";
-constexpr kube::Version oldest_server{1, 20};
 
 std::string host_name() {
   std::string name(256, '\0');
@@ -35,15 +34,8 @@ std::string host_name() {
   return name;
 }
 
-Abilities abilities_of(const kube::Discovery& discovery) {
-  return {.ephemeral_containers = discovery.ephemeral_containers(),
-          .native_sidecars = discovery.native_sidecars(),
-          .policy_v1 = discovery.has(resources::disruption_budgets)};
-}
-
 kube::Discovery ask(kube::Client& client) {
-  auto discovery =
-      kube::Discovery::ask(client, {"v1", "policy/v1", resources::mirrors.group_version()});
+  auto discovery = kube::Discovery::ask(client, groups_to_discover());
   if (!discovery)
     throw program::StartError("the API server at " + client.config().host + ":" +
                               std::to_string(client.config().port) +
@@ -130,7 +122,7 @@ int run(int argc, const char* const* argv) {
       namespace_.empty() ? client.config().own_namespace : namespace_;
   options.instance = identity;
   if (patience.count() > 0)
-    return check(client, {options.settings.operator_namespace, lease_name},
+    return check(client, {options.settings.operator_namespace, names::lease},
                  options.watched_namespaces, patience);
   if (options.settings.sidecar_image.empty() || options.settings.intercept_image.empty())
     throw program::StartError("--sidecar-image and --intercept-image are required");
@@ -163,18 +155,19 @@ int run(int argc, const char* const* argv) {
                                                  return metrics;
                                                }});
 
-  kube::LeaderElection election(client, {.lease = {options.settings.operator_namespace, lease_name},
-                                         .identity = identity,
-                                         .started =
-                                             [&] {
-                                               spdlog::info("{} leads", identity);
-                                               reconciler.lead();
-                                             },
-                                         .stopped =
-                                             [&] {
-                                               spdlog::info("{} leads no more", identity);
-                                               reconciler.follow();
-                                             }});
+  kube::LeaderElection election(client,
+                                {.lease = {options.settings.operator_namespace, names::lease},
+                                 .identity = identity,
+                                 .started =
+                                     [&] {
+                                       spdlog::info("{} leads", identity);
+                                       reconciler.lead();
+                                     },
+                                 .stopped =
+                                     [&] {
+                                       spdlog::info("{} leads no more", identity);
+                                       reconciler.follow();
+                                     }});
   if (webhook)
     reconciler.on_webhook_identity([&](const KeyPair& certificate) {
       if (const auto problem = webhook->use(certificate))

@@ -37,6 +37,10 @@ constexpr const char* instance_label = "app.kubernetes.io/instance";
 
 constexpr const char* ca_secret = "trafficmirror-ca";
 constexpr const char* webhook_secret = "trafficmirror-webhook";
+// By which one of several operators leads.
+constexpr const char* lease = "trafficmirror-operator";
+// One of the MutatingWebhookConfiguration's webhooks, whatever that one is called.
+constexpr const char* inject_webhook = "inject.trafficmirror.dev";
 
 }  // namespace names
 

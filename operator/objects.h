@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "net/address.h"
+#include "operator/abilities.h"
 #include "operator/kube/secret.h"
 #include "operator/mirror.h"
 
@@ -17,13 +18,6 @@ struct Settings {
   std::string intercept_image;
   std::string image_pull_policy{};  // empty: what the server makes of the image's tag
   std::vector<std::string> image_pull_secrets{};
-};
-
-// What the API server has.
-struct Abilities {
-  bool ephemeral_containers = false;
-  bool native_sidecars = false;
-  bool policy_v1 = false;
 };
 
 constexpr uint16_t stream_port = 7443;

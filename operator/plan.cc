@@ -40,21 +40,6 @@ std::string count_of(size_t part, size_t whole, const std::string& what) {
   return std::to_string(part) + " of " + std::to_string(whole) + " " + what;
 }
 
-// Pod Security's words, as the API server and the ReplicaSet pass them on.
-bool is_pod_security(const std::string& message) {
-  return message.find("violates PodSecurity") != std::string::npos;
-}
-
-std::string pod_security_cure(const std::string& namespace_, const std::string& capabilities) {
-  return "Pod Security of namespace " + namespace_ + " forbids " + capabilities +
-         ": label it pod-security.kubernetes.io/enforce=privileged, or exempt it";
-}
-
-bool is_mirrored_by_injection(const Mirror& mirror, const Abilities& abilities) {
-  return mirror.attach == Attach::sidecar ||
-         (mirror.attach == Attach::automatic && !abilities.ephemeral_containers);
-}
-
 // All of plan_for's state on the way.
 class Planner {
  public:
@@ -85,6 +70,7 @@ class Planner {
     else
       put_up();
     write_status(consented);
+    plan_.targets = std::move(targets_);
     return std::move(plan_);
   }
 
@@ -279,9 +265,8 @@ class Planner {
         if (state.running) ++running_;
         if (state.attached)
           ++attached_;
-        else if (!first_problem_)
-          first_problem_ =
-              no(state.reason, "pod " + kube::key_of(*pod).name + ": " + state.message);
+        else
+          plan_.pod_problems.push_back({kube::key_of(*pod).name, state.reason, state.message});
       }
     }
   }
@@ -577,7 +562,8 @@ class Planner {
       return no("Stopping", count +
                                 "; others are attached when those have ended that are not "
                                 "wanted as they are, within half a minute");
-    return no(first_problem_->reason, count + "; " + first_problem_->message);
+    const PodProblem& first = plan_.pod_problems.front();
+    return no(first.reason, count + "; pod " + first.pod + ": " + first.message);
   }
 
   Verdict judge_intercept() const {
@@ -799,7 +785,6 @@ class Planner {
   size_t running_ = 0;
   size_t running_ephemeral_ = 0;
   size_t strays_ = 0;
-  std::optional<Verdict> first_problem_;
   std::vector<Attachment> possible_attachments_;
 
   Plan plan_;
@@ -810,6 +795,21 @@ class Planner {
 Plan plan_for(const Observation& seen, const Settings& settings, const Abilities& abilities,
               const CertificateLifetimes& lifetimes) {
   return Planner(seen, settings, abilities, lifetimes).plan();
+}
+
+bool is_pod_security(const std::string& refusal) {
+  // Its words, as the API server and the ReplicaSet pass them on.
+  return refusal.find("violates PodSecurity") != std::string::npos;
+}
+
+std::string pod_security_cure(const std::string& namespace_, const std::string& capabilities) {
+  return "Pod Security of namespace " + namespace_ + " forbids " + capabilities +
+         ": label it pod-security.kubernetes.io/enforce=privileged, or exempt it";
+}
+
+bool is_mirrored_by_injection(const Mirror& mirror, const Abilities& abilities) {
+  return mirror.attach == Attach::sidecar ||
+         (mirror.attach == Attach::automatic && !abilities.ephemeral_containers);
 }
 
 bool injects(const Mirror& mirror, const Json& status, const Abilities& abilities) {

@@ -63,6 +63,13 @@ struct Attachment {
   kube::Json container;
 };
 
+// Why a pod that the selector matches has no sidecar, or not the one that is wanted.
+struct PodProblem {
+  std::string pod;
+  std::string reason;
+  std::string message;
+};
+
 struct Plan {
   // To be made so, or left so. Empty where nothing is to be made.
   std::vector<WantedObject> objects;
@@ -76,10 +83,21 @@ struct Plan {
   bool remove_finalizer = false;  // when the surplus is gone
   kube::Json status;
   std::optional<WallTime> look_again;
+
+  // What the status was made out of.
+  std::vector<Target> targets;
+  std::vector<PodProblem> pod_problems;
 };
 
 Plan plan_for(const Observation& seen, const Settings& settings, const Abilities& abilities,
               const CertificateLifetimes& lifetimes);
+
+// Whether sidecars get into pods when these are created, and not later.
+bool is_mirrored_by_injection(const Mirror& mirror, const Abilities& abilities);
+
+// Whether an API server's refusal of a pod is Pod Security's, and what to do about that.
+bool is_pod_security(const std::string& refusal);
+std::string pod_security_cure(const std::string& namespace_, const std::string& capabilities);
 
 // For the webhook: what a pod of this mirror gets when it is created; nothing where that is not the
 // way, or not now.

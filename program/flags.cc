@@ -133,7 +133,7 @@ std::optional<std::string> parse(CLI::App& app, int argc, const char* const* arg
   } catch (const CLI::Success&) {
     throw;
   } catch (const CLI::ExtrasError&) {
-    return describe_unknown(app.remaining());
+    return describe_unknown(app.remaining(true));  // of subcommands, too
   } catch (const CLI::FileError& error) {
     return std::string("--config ") + error.what();
   } catch (const CLI::ParseError& error) {

@@ -63,6 +63,9 @@ class Url {
   Url& add(const Selection& selection) {
     return add("labelSelector", selection.labels).add("fieldSelector", selection.fields);
   }
+  Url& add_write(const std::string& field_manager, const CallOptions& call) {
+    return add("fieldManager", field_manager).add("dryRun", call.dry_run ? "All" : "");
+  }
 
   const std::string& text() const { return text_; }
 
@@ -378,7 +381,7 @@ Result<Json> Client::list(const Resource& resource, const std::string& namespace
 
 Result<Json> Client::create(const Resource& resource, const Json& object, const CallOptions& call) {
   Url url(resource, key_of(object).namespace_);
-  url.add("fieldManager", field_manager());
+  url.add_write(field_manager(), call);
   return implementation_->call("POST", url.text(), call, json_type, dump(object));
 }
 
@@ -386,7 +389,7 @@ Result<Json> Client::apply(const Resource& resource, const Json& object,
                            const ApplyOptions& options, const CallOptions& call) {
   const Key key = key_of(object);
   Url url(resource, key.namespace_, key.name, options.subresource);
-  url.add("fieldManager", field_manager()).add("force", options.force ? "true" : "");
+  url.add_write(field_manager(), call).add("force", options.force ? "true" : "");
   // JSON is YAML, too.
   return implementation_->call("PATCH", url.text(), call, "application/apply-patch+yaml",
                                dump(object));
@@ -396,7 +399,7 @@ Result<Json> Client::update(const Resource& resource, const Json& object,
                             const std::string& subresource, const CallOptions& call) {
   const Key key = key_of(object);
   Url url(resource, key.namespace_, key.name, subresource);
-  url.add("fieldManager", field_manager());
+  url.add_write(field_manager(), call);
   return implementation_->call("PUT", url.text(), call, json_type, dump(object));
 }
 
@@ -404,7 +407,7 @@ Result<Json> Client::patch(const Resource& resource, const Key& key, const Json&
                            PatchType type, const std::string& subresource,
                            const CallOptions& call) {
   Url url(resource, key.namespace_, key.name, subresource);
-  url.add("fieldManager", field_manager());
+  url.add_write(field_manager(), call);
   return implementation_->call("PATCH", url.text(), call,
                                type == PatchType::merge ? "application/merge-patch+json"
                                                         : "application/strategic-merge-patch+json",
@@ -423,8 +426,9 @@ Result<Json> Client::remove(const Resource& resource, const Key& key, const Dele
   if (!options.uid.empty()) body["preconditions"]["uid"] = options.uid;
   if (!options.resource_version.empty())
     body["preconditions"]["resourceVersion"] = options.resource_version;
-  return implementation_->call("DELETE", Url(resource, key.namespace_, key.name).text(), call,
-                               json_type, dump(body));
+  Url url(resource, key.namespace_, key.name);
+  url.add("dryRun", call.dry_run ? "All" : "");
+  return implementation_->call("DELETE", url.text(), call, json_type, dump(body));
 }
 
 std::optional<Error> Client::watch(const Resource& resource, const std::string& namespace_,

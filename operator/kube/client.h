@@ -19,6 +19,8 @@ struct CallOptions {
   std::chrono::milliseconds timeout = std::chrono::seconds(30);
   // Ends the call at once, from another thread.
   std::stop_token stop{};
+  // Of a write: the server only says what would come of it, admission included.
+  bool dry_run = false;
 };
 
 // As in kubectl's -l and --field-selector: "app=checkout,tier!=test".

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace trafficmirror::kube {
 
@@ -31,11 +32,26 @@ struct Config {
 
 // All of these throw program::StartError with one line that names what is wrong.
 
-// What the file that $KUBECONFIG names says; otherwise the pod that this runs in.
+// For a program that runs on: what $KUBECONFIG says; otherwise the pod that this runs in.
 Config load_config();
 
-// The current context of `file`.
-Config read_kubeconfig(const std::filesystem::path& file);
+// What a person gave in place of what is read otherwise; empty for nothing.
+struct PersonalChoice {
+  std::filesystem::path kubeconfig{};
+  std::string context{};
+};
+
+// For a program that a person runs and that ends soon, as kubectl does it: what the file given or
+// $KUBECONFIG or ~/.kube/config says; otherwise the pod that this runs in. A user's command (exec)
+// is run, once.
+Config load_personal_config(const PersonalChoice& choice);
+
+// Of several files the first counts that says something, as for kubectl, and those that are not
+// there do not matter. Users with `exec` are refused where `Exec::refuse`, since what they get
+// expires.
+enum class Exec { refuse, run };
+Config read_kubeconfig(const std::vector<std::filesystem::path>& files,
+                       const std::string& context = "", Exec exec = Exec::refuse);
 
 // What a pod is given: KUBERNETES_SERVICE_HOST and _PORT, and the files of its ServiceAccount.
 Config in_cluster_config(

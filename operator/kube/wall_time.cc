@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdio>
 #include <ctime>
+#include <string_view>
 
 namespace trafficmirror::kube {
 namespace {
@@ -31,9 +32,15 @@ std::string to_text_with_microseconds(std::chrono::system_clock::time_point time
 
 std::optional<std::chrono::system_clock::time_point> time_of(const std::string& text) {
   std::tm parts{};
-  const char* rest = strptime(text.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts);
-  if (!rest || *rest != '\0') return std::nullopt;
-  return std::chrono::system_clock::from_time_t(timegm(&parts));
+  const char* rest = strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &parts);
+  if (!rest) return std::nullopt;
+  std::chrono::microseconds fraction{0};
+  if (*rest == '.') {
+    std::chrono::microseconds unit{1'000'000};
+    for (++rest; *rest >= '0' && *rest <= '9'; ++rest) fraction += (unit /= 10) * (*rest - '0');
+  }
+  if (std::string_view(rest) != "Z") return std::nullopt;
+  return std::chrono::system_clock::from_time_t(timegm(&parts)) + fraction;
 }
 
 }  // namespace trafficmirror::kube

@@ -11,7 +11,7 @@ namespace trafficmirror::kube {
 std::string to_text(std::chrono::system_clock::time_point time);
 std::string to_text_with_microseconds(std::chrono::system_clock::time_point time);
 
-// The first of these forms again; nothing where `text` is another.
+// Either of these forms again, with any fraction of a second; nothing where `text` is another.
 std::optional<std::chrono::system_clock::time_point> time_of(const std::string& text);
 
 }  // namespace trafficmirror::kube

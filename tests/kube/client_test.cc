@@ -562,7 +562,7 @@ class ServiceAccount : public ApiServer {
 };
 
 TEST_F(ServiceAccount, IsReadFromItsTokenFileAnew) {
-  Config config = read_kubeconfig(environment("TEST_READER_KUBECONFIG"));
+  Config config = read_kubeconfig({environment("TEST_READER_KUBECONFIG")});
   const std::string token = environment("TEST_READER_TOKEN");
   config.token_file = environment("TEST_TOKEN_FILE");
   Client client(config, "reader");
