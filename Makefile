@@ -48,7 +48,10 @@ helm-binary:
 	@tools/helm-binary >/dev/null || [ $$? = 2 ]
 
 test: lab-packages cluster-packages kubernetes-binaries helm-binary all
-	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error $(CTEST_FLAGS)
+	@rm -f $(BUILD)/cluster.txt
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error $(CTEST_FLAGS); result=$$?; \
+	  [ ! -e $(BUILD)/cluster.txt ] || { echo "On two real nodes:"; cat $(BUILD)/cluster.txt; }; \
+	  exit $$result
 
 # KUBE_BIN=FOLDER: another Kubernetes, with etcd, kubectl and what nodes run beside kube-apiserver.
 cluster-test: lab-packages cluster-packages helm-binary all

@@ -43,6 +43,13 @@ http {{
 """
 
 
+def say(text):
+    """Also beside the programs, as ctest shows what a test prints only where it fails."""
+    print(text, flush=True)
+    with open(os.path.join(os.environ["TRAFFICMIRROR_BIN"], "../cluster.txt"), "a") as file:
+        file.write(text + "\n")
+
+
 def pack(program, folder):
     subprocess.run([os.path.join(TOP, "tools/root-filesystem"), program, folder], check=True)
     return folder
@@ -165,7 +172,7 @@ class ClusterTest(unittest.TestCase):
     @classmethod
     def step(cls, what):
         now = time.monotonic()
-        print(f"  {now - cls.started:6.1f} s  {what}", flush=True)
+        say(f"  {now - cls.started:6.1f} s  {what}")
         cls.started = now
 
     @classmethod
@@ -336,7 +343,7 @@ class ClusterTest(unittest.TestCase):
                           if os.access(path, os.X_OK) and ".so" not in os.path.basename(path)]
             self.assertEqual(executable, [f"usr/bin/trafficmirror-{program}"])
             size = sum(os.path.getsize(path) for path in files) / 1e6
-            print(f"  {program}: {size:.1f} MB unpacked", flush=True)
+            say(f"  {program}: {size:.1f} MB unpacked")
             self.assertLessEqual(size, MOST_MEGABYTES[program])
 
     def assert_rights(self):
@@ -400,8 +407,8 @@ class ClusterTest(unittest.TestCase):
         self.helm_test()
         watch.terminate()
         self.step("the mirror is Ready, and helm test passes; kubectl get tm -w:")
-        print(watch.communicate()[0], end="")
-        print(cluster.run(plugin, "status", "checkout-v2", "-n", "shop"), flush=True)
+        say(watch.communicate()[0].rstrip())
+        say(cluster.run(plugin, "status", "checkout-v2", "-n", "shop").rstrip())
         self.assert_rights()
 
         self.step("nothing happens: " + self.assert_accounts(lambda: None, self.counted_by_sidecar))
@@ -512,14 +519,14 @@ def main():
     try:
         binaries = os.environ.get("KUBE_BIN") or find_binaries()
     except NoBinaries as error:
-        print(f"SKIPPED: {error}")
+        say(f"SKIPPED: {error}")
         sys.exit(kubetest.SKIPPED)
     found = subprocess.run([os.path.join(TOP, "tools/helm-binary"), "--cached"], text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     helm = found.stdout.strip()
     missing = what_is_missing(binaries) or ("" if helm else found.stderr.strip())
     if missing:
-        print(f"SKIPPED: {missing}")
+        say(f"SKIPPED: {missing}")
         sys.exit(kubetest.SKIPPED)
     plugin = kubetest.program("kubectl-trafficmirror")
     in_namespaces_of_its_own()
