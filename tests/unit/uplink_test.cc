@@ -312,11 +312,16 @@ TEST(Uplink, ReportsWhatWasCountedBehindThePackets) {
   counters[session::CloseReason::finished] = 4;
   counters[session::ShedReason::sampled] = 9;
   intercept.pause_reading(true);
-  while (!uplink.full()) uplink.send(std::string(64 << 10, 'x'));
-  EXPECT_TRUE(uplink.report(counters));
-  EXPECT_FALSE(uplink.report(counters)) << "the one before still waits";
+  // The transport may take some more behind what fills it; at last a report waits, and none is
+  // taken behind it.
+  size_t reports = 0;
+  do {
+    while (!uplink.full()) uplink.send(std::string(64 << 10, 'x'));
+    EXPECT_LT(reports, 100U);
+  } while (uplink.report(counters) && ++reports < 100);
+  EXPECT_GT(reports, 0U);
   intercept.pause_reading(false);
-  EXPECT_TRUE(intercept.wait_for([&] { return intercept.statistics.size() == 1; }));
+  EXPECT_TRUE(intercept.wait_for([&] { return intercept.statistics.size() == reports; }));
   const v1::Statistics& got = intercept.statistics[0];
   EXPECT_EQ(got.sessions(), 3U);
   EXPECT_EQ(got.sessions_opened(), 7U);
