@@ -180,7 +180,8 @@ clusterCIDR: $KUBE_POD_NET.0.0/16
 clientConnection: {kubeconfig: $conf/kube-proxy.kubeconfig}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 Y
-    spawn "kube-proxy$on" kube-proxy --config="$own/kube-proxy.yaml" --hostname-override="$name"
+    # Started anew where it ends, as a DaemonSet's pod is.
+    spawn "kube-proxy$on" bash -c 'until "$@"; do sleep 1; done' kube-proxy kube-proxy --config="$own/kube-proxy.yaml" --hostname-override="$name"
   fi
   # ---- names of Services and pods
   if [ "$on" = 1 ] && command -v python3 >/dev/null; then
@@ -192,6 +193,7 @@ node_ready() {
   until_ok 90 "node$on ready" bash -c "kubectl --kubeconfig '$conf/admin.kubeconfig' get node 'node$on' -o 'jsonpath={.status.conditions[?(@.type==\"Ready\")].status}' | grep -qx True"
   # A pod whose first packet to a Service comes before that waits for its connection in vain.
   [ "$KUBE_PROXY_MODE" = none ] || ! command -v kube-proxy >/dev/null ||
-    until_ok 60 "Services on node$on" inside timeout 1 bash -c ": </dev/tcp/$KUBE_SVC_NET.1/443"
+    (until_ok 60 "Services on node$on" inside timeout 1 bash -c ": </dev/tcp/$KUBE_SVC_NET.1/443") ||
+    die "kube-proxy$on says: $(tail -n 20 "$logs/kube-proxy$on.log")"
   echo "export KUBE_CTR$on='nsenter -t $(holder) -p -n -m -u -i -- $(command -v ctr) -a /run/containerd/containerd.sock -n k8s.io'"
 }
