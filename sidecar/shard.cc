@@ -37,6 +37,30 @@ session::Time to_engine_time(Replicas::Clock::time_point time) {
   return session::Time(std::chrono::duration_cast<session::Duration>(time.time_since_epoch()));
 }
 
+session::Pacing pacing_of(const program::Limits& limits) {
+  session::Pacing pacing;
+  switch (limits.turns.value_or(program::Turns::wait)) {
+    case program::Turns::wait:
+      pacing.turns = session::Turns::wait;
+      break;
+    case program::Turns::eager:
+      pacing.turns = session::Turns::eager;
+      break;
+    case program::Turns::off:
+      pacing.turns = session::Turns::off;
+      break;
+  }
+  pacing.max_lag = limits.max_lag;
+  pacing.over_lag = limits.over_lag == program::OverLag::catch_up ? session::OverLag::catch_up
+                                                                  : session::OverLag::shed;
+  return pacing;
+}
+
+template <typename Choice, typename Names>
+const char* name_of(Choice choice, const Names& names) {
+  return names[static_cast<size_t>(choice)];
+}
+
 // Until one of the descriptors is ready, or it is `time`.
 void wait_until(Replicas::Clock::time_point time, std::span<pollfd> descriptors) {
   using std::chrono::seconds;
@@ -228,12 +252,19 @@ void Shard::configure(const program::Limits& limits) {
   if (limits_.percent) of_engine.percent = *limits_.percent;
   if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
   if (limits_.memory != 0) of_engine.memory = limits_.memory;
+  of_engine.pacing = pacing_of(limits_);
   engine_.set_limits(now_, of_engine);
   if (limits == program::Limits{}) return;
-  spdlog::info("the intercept says: {} % of the connections, {} sessions at most, {} bytes",
-               of_engine.percent,
-               limits_.max_sessions ? std::to_string(*limits_.max_sessions) : "any number of",
-               of_engine.memory);
+  spdlog::info(
+      "the intercept says: {} % of the connections, {} sessions at most, {} bytes, turns {}{}",
+      of_engine.percent,
+      limits_.max_sessions ? std::to_string(*limits_.max_sessions) : "any number of",
+      of_engine.memory, name_of(limits_.turns.value_or(program::Turns::wait), program::turns_names),
+      limits_.max_lag.count() == 0
+          ? ""
+          : fmt::format(", up to {} ms late and then {}", limits_.max_lag.count(),
+                        name_of(limits_.over_lag.value_or(program::OverLag::shed),
+                                program::over_lag_names)));
 }
 
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.
@@ -285,6 +316,9 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
     streams.push_back({up ? 1U : 0U, {{"intercept", intercept}}});
   const auto identities =
       options_.uplink.tls ? options_.uplink.tls->replacements() : program::Tls::Replacements{};
+  std::array<double, session::Lags::bounds.size()> lag_bounds{};
+  for (size_t i = 0; i < lag_bounds.size(); ++i)
+    lag_bounds[i] = std::chrono::duration<double>(session::Lags::bounds[i]).count();
   using program::counter;
   using program::gauge;
   return {
@@ -310,6 +344,11 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
               by_name("reason", session::shed_reason_names, now.engine.shed)),
       counter("trafficmirror_exchanges_total", "Exchanges that the shadow answered.",
               now.engine.exchanges),
+      program::histogram("trafficmirror_exchange_lag_seconds",
+                         "How much later the first byte of an exchange was sent to the shadow than "
+                         "it was captured.",
+                         lag_bounds, now.engine.lags.exchanges,
+                         static_cast<double>(now.engine.lags.sum) / 1e6),
       counter("trafficmirror_payload_bytes_total",
               "Client bytes the shadow acknowledged, and bytes it answered.",
               {{now.engine.bytes_to_shadow, {{"direction", "to_shadow"}}},

@@ -70,6 +70,8 @@ Engine::Engine(Options options) : options_(std::move(options)) {
 }
 
 void Engine::set_limits(Time now, const Limits& limits) {
+  if (options_.limits.pacing != limits.pacing)
+    for (SessionEntry& entry : sessions_) touch(entry);
   options_.limits = limits;
   last_sampled_ = limits.percent >= 100
                       ? UINT64_MAX
@@ -624,19 +626,21 @@ void Engine::run(Time now) {
 void Engine::dispatch(Time now, SessionEntry& entry) {
   entry.touched = false;
   Stream& stream = stream_of(entry);
-  entry.session.dispatch(now, {path_of(entry), sink_of(stream)}, stream.counters);
+  const Pacing& pacing = options_.limits.pacing;
+  entry.session.dispatch(now, pacing, {path_of(entry), sink_of(stream)}, stream.counters);
   if (const auto reason = entry.session.closed()) {
     remove(now, entry, *reason);
     return;
   }
-  stream.timers.schedule(entry, entry.session.deadline());
+  stream.timers.schedule(entry, entry.session.deadline(pacing));
   account(now, entry);
 }
 
 void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
   entry.session.close(reason);
   Stream& stream = stream_of(entry);
-  entry.session.dispatch(now, {path_of(entry), sink_of(stream)}, stream.counters);
+  entry.session.dispatch(now, options_.limits.pacing, {path_of(entry), sink_of(stream)},
+                         stream.counters);
   remove(now, entry, entry.session.closed().value_or(reason));
 }
 

@@ -76,6 +76,7 @@ struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
   double percent = 100;  // of production's connections
+  Pacing pacing;
 };
 
 class Engine {
@@ -119,6 +120,7 @@ class Engine {
   void on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary);
 
   // Sessions that are open live on, but for the newest where less memory would not hold them all.
+  // They keep to another pacing at once.
   void set_limits(Time now, const Limits& limits);
 
   // Puts out what is due.
