@@ -23,6 +23,7 @@ enum class CloseReason : uint8_t {
   fin_timeout,          // it kept its side open after ours was closed
   idle_timeout,         // nothing on the flow in production
   capture_gap,          // bytes that production received were not captured
+  capture_ended,        // the capture that is replayed ends before the connection does
   memory_limit,
   lag_limit,    // an exchange was later than the longest lag there may be
   stream_lost,  // the stream to the intercept broke
@@ -32,8 +33,9 @@ enum class CloseReason : uint8_t {
 inline constexpr std::array close_reason_names = {
     "finished",     "production_reset", "flow_reused",         "shadow_refused",
     "shadow_reset", "shadow_closed",    "shadow_unresponsive", "response_timeout",
-    "fin_timeout",  "idle_timeout",     "capture_gap",         "memory_limit",
-    "lag_limit",    "stream_lost",      "target_gone",         "drained",
+    "fin_timeout",  "idle_timeout",     "capture_gap",         "capture_ended",
+    "memory_limit", "lag_limit",        "stream_lost",         "target_gone",
+    "drained",
 };
 
 // Why something was not mirrored. Counted once for each connection production opened, and for each
@@ -85,6 +87,7 @@ struct Counters {
   std::array<uint64_t, close_reason_names.size()> closed{};
   std::array<uint64_t, shed_reason_names.size()> shed{};
   uint64_t adopted = 0;            // of the opened: flows that were already open
+  uint64_t without_start = 0;      // flows of which packets were seen, and no SYN before them
   uint64_t exchanges = 0;          // answered by the shadow
   uint64_t bytes_to_shadow = 0;    // client bytes the shadow acknowledged
   uint64_t bytes_from_shadow = 0;  // received in order
@@ -120,6 +123,7 @@ struct Counters {
     for (size_t i = 0; i < closed.size(); ++i) change(closed[i], other.closed[i]);
     for (size_t i = 0; i < shed.size(); ++i) change(shed[i], other.shed[i]);
     change(adopted, other.adopted);
+    change(without_start, other.without_start);
     change(exchanges, other.exchanges);
     change(bytes_to_shadow, other.bytes_to_shadow);
     change(bytes_from_shadow, other.bytes_from_shadow);

@@ -54,9 +54,14 @@ void Session::client_reset(Time now, CloseReason reason) {
   reset_reason_ = reason;
   if (farewell_ == Farewell::none) reset_unanswered_ = production_answer_ == 0;
   // Even a client that left without reading gives the shadow the time to answer, as production's
-  // server had it.
-  leave(now, Farewell::reset,
-        exchange_open_ || !turns_.all_begun() ? AnswerSeen(Seen{1}) : std::nullopt);
+  // server had it. One whose capture ended has not left: it would have read what there was.
+  bool answer_due = exchange_open_ || !turns_.all_begun();
+  uint64_t answer = 1;
+  if (reason == CloseReason::capture_ended) {
+    answer = std::max(answer, production_answer_);
+    answer_due = answer_due || connection_.received() - received_before_ < production_answer_;
+  }
+  leave(now, Farewell::reset, answer_due ? AnswerSeen(Seen{answer}) : std::nullopt);
 }
 
 void Session::leave(Time now, Farewell farewell, AnswerSeen answer_seen) {
