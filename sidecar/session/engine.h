@@ -78,7 +78,7 @@ struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
   double percent = 100;  // of production's connections
-  Pacing pacing;
+  Pacing pacing{};
 };
 
 class Engine {
