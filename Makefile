@@ -61,6 +61,7 @@ demo: lab-packages all
 bench: lab-packages kubernetes-binaries all
 	@python3 -B bench/rates.py --bin $(BUILD)/bin
 	@python3 -B bench/bulk.py --bin $(BUILD)/bin
+	@python3 -B bench/replay.py --bin $(BUILD)/bin
 	@python3 -B bench/operator_scale.py --bin $(BUILD)/bin
 
 manifests:

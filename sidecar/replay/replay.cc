@@ -195,7 +195,7 @@ std::string Replay::report(const session::Counters& sessions, Clock::time_point 
   add(not_usable, "packet", "of no use: " + counted(capture::unusable_names, read.unusable));
   add(read.cut_requests, "packet", "of clients that the capture cut short (its snap length)");
   add(sessions.without_start, "connection",
-      "whose start is not in the capture, taken up at its next exchange (mid_exchange)");
+      "whose start is not in the capture, taken up at the next exchange (mid_exchange)");
   add(sessions[CloseReason::capture_gap], "session",
       "reset where bytes are missing in the capture (capture_gap)");
   if (const std::string problem = reader_.problem(); !problem.empty())
