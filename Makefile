@@ -11,9 +11,9 @@ JOBS ?= $(shell nproc)
 BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-dev libprotobuf-dev \
   protobuf-compiler protobuf-compiler-grpc libcpp-httplib-dev libyaml-cpp-dev libgtest-dev \
   libspdlog-dev libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libnftables-dev libmnl-dev \
-  libxxhash-dev libssl-dev
+  libxxhash-dev libssl-dev zlib1g-dev libzstd-dev
 LAB_PACKAGES := python3 python3-yaml iproute2 nftables procps nginx-light redis-server redis-tools \
-  postgresql nghttp2-client nghttp2-server openssl
+  postgresql nghttp2-client nghttp2-server openssl tcpdump
 CLUSTER_PACKAGES := containerd runc containernetworking-plugins conntrack iptables jq busybox-static
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 FUZZ_TARGETS ?= packet session stream configuration
@@ -64,6 +64,7 @@ demo: lab-packages all
 bench: lab-packages kubernetes-binaries all
 	@python3 -B bench/rates.py --bin $(BUILD)/bin
 	@python3 -B bench/bulk.py --bin $(BUILD)/bin
+	@python3 -B bench/replay.py --bin $(BUILD)/bin
 	@python3 -B bench/operator_scale.py --bin $(BUILD)/bin
 
 manifests:

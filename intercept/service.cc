@@ -69,6 +69,12 @@ void write_configuration(const SidecarConfiguration& from, v1::Configuration& co
   if (limits.percent) configuration.set_percent(*limits.percent);
   if (limits.max_sessions) configuration.set_max_sessions(*limits.max_sessions);
   if (limits.memory != 0) configuration.set_memory_limit(limits.memory);
+  // Of both, 0 is what is not there.
+  if (limits.turns) configuration.set_turns(static_cast<v1::Turns>(int(*limits.turns) + 1));
+  if (limits.max_lag.count() != 0)
+    configuration.set_max_lag(static_cast<uint64_t>(limits.max_lag.count()));
+  if (limits.over_lag)
+    configuration.set_over_lag(static_cast<v1::OverLag>(int(*limits.over_lag) + 1));
 }
 
 // Whether a stream's sidecar has shown, in a handshake of TLS, that it is the one expected.

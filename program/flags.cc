@@ -37,9 +37,6 @@ std::optional<uint64_t> parse_with_unit(std::string_view text, std::span<const U
   return number * unit->factor;
 }
 
-// Ten years: far from where times counted in microseconds overflow.
-constexpr uint64_t longest = 10ULL * 365 * 24 * 3'600'000;
-
 constexpr auto duration_units =
     std::to_array<Unit>({{"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}});
 constexpr auto size_units = std::to_array<Unit>({{"", 1},
@@ -173,7 +170,7 @@ void add_log_flags(CLI::App& app, CommonOptions& options) {
 }  // namespace
 
 std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
-  const auto value = parse_with_unit(text, duration_units, longest);
+  const auto value = parse_with_unit(text, duration_units, longest_duration.count());
   if (!value) return std::nullopt;
   return std::chrono::milliseconds(*value);
 }

@@ -48,6 +48,9 @@ void add_common_flags(CLI::App& app, CommonOptions& options);
 // and leaves what is wrong with it to the one that does.
 CommonOptions log_options(int argc, const char* const* argv);
 
+// Far from where times counted in microseconds overflow.
+inline constexpr std::chrono::milliseconds longest_duration = std::chrono::hours(10 * 365 * 24);
+
 // A length of time, longer than nothing and up to ten years: 500ms, 60s, 5m, 2h.
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
                           const std::string& help);

@@ -1,5 +1,6 @@
 #include "program/limits.h"
 
+#include <algorithm>
 #include <charconv>
 #include <string>
 
@@ -19,17 +20,35 @@ std::optional<Number> parse_number(const std::string& text) {
   return number;
 }
 
+template <typename Choice, size_t count>
+void add_choice(CLI::App& app, const std::string& name, const std::string& form,
+                const std::array<const char*, count>& names, std::optional<Choice>& value,
+                const std::string& help) {
+  add_text(app, name, form, "", help,
+           [&value, &names, form](const std::string& text) -> std::optional<std::string> {
+             const auto found = std::find(names.begin(), names.end(), text);
+             if (found == names.end()) return "is none of " + form;
+             value = static_cast<Choice>(found - names.begin());
+             return std::nullopt;
+           });
+}
+
 }  // namespace
 
 Limits Limits::over(const Limits& others) const {
-  return {percent ? percent : others.percent, max_sessions ? max_sessions : others.max_sessions,
-          memory != 0 ? memory : others.memory};
+  return {.percent = percent ? percent : others.percent,
+          .max_sessions = max_sessions ? max_sessions : others.max_sessions,
+          .memory = memory != 0 ? memory : others.memory,
+          .turns = turns ? turns : others.turns,
+          .max_lag = max_lag.count() != 0 ? max_lag : others.max_lag,
+          .over_lag = over_lag ? over_lag : others.over_lag};
 }
 
 bool within_bounds(const Limits& limits) {
   // Written so that a NaN is not.
   return (!limits.percent || (*limits.percent >= least_percent && *limits.percent <= 100)) &&
-         limits.max_sessions != 0U && (limits.memory == 0 || limits.memory >= least_memory);
+         limits.max_sessions != 0U && (limits.memory == 0 || limits.memory >= least_memory) &&
+         limits.max_lag >= limits.max_lag.zero() && limits.max_lag <= longest_duration;
 }
 
 void add_limit_flags(CLI::App& app, Limits& limits) {
@@ -54,6 +73,18 @@ void add_limit_flags(CLI::App& app, Limits& limits) {
   add_size(app, "--memory-limit", limits.memory,
            "all that the sessions of a sidecar may hold; beyond it the newest are shed",
            least_memory);
+  add_choice(
+      app, "--turns", "wait|eager|off", turns_names, limits.turns,
+      "when a request is sent that production's client sent behind an answer: wait, when the "
+      "shadow has answered the one before; eager, when it has received it; off, at once "
+      "(default wait)");
+  add_duration(app, "--max-lag", limits.max_lag,
+               "the longest that a request may be sent later than production's client sent it; "
+               "default: any");
+  add_choice(
+      app, "--over-lag", "shed|catch-up", over_lag_names, limits.over_lag,
+      "what becomes of a session beyond --max-lag: shed, it ends; catch-up, it is eager until "
+      "nothing waits any more (default shed)");
 }
 
 }  // namespace trafficmirror::program

@@ -2,6 +2,8 @@
 // it; the intercept has the same ones, and what it is told goes for all of its sidecars.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 
@@ -11,11 +13,24 @@ class App;
 
 namespace trafficmirror::program {
 
+// When an exchange is sent that production's client began behind an answer: when the shadow has
+// answered the one before, when it has received the one before, or at once.
+enum class Turns : uint8_t { wait, eager, off };
+inline constexpr std::array turns_names = {"wait", "eager", "off"};
+
+// What becomes of a session that is later than max_lag: it ends, or it is eager until nothing of it
+// waits any more.
+enum class OverLag : uint8_t { shed, catch_up };
+inline constexpr std::array over_lag_names = {"shed", "catch-up"};
+
 // What is not there is left to somebody else.
 struct Limits {
   std::optional<double> percent;  // of the connections
   std::optional<uint32_t> max_sessions;
   uint64_t memory = 0;  // bytes that sessions may hold; 0: not there
+  std::optional<Turns> turns{};
+  std::chrono::milliseconds max_lag{0};  // 0: not there
+  std::optional<OverLag> over_lag{};
 
   bool operator==(const Limits&) const = default;
 
@@ -29,7 +44,7 @@ inline constexpr uint64_t least_memory = 1 << 20;
 // Whether what is there is within its bounds.
 bool within_bounds(const Limits& limits);
 
-// --percent, --max-sessions and --memory-limit.
+// --percent, --max-sessions, --memory-limit, --turns, --max-lag and --over-lag.
 void add_limit_flags(CLI::App& app, Limits& limits);
 
 }  // namespace trafficmirror::program

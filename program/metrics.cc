@@ -1,5 +1,6 @@
 #include "program/metrics.h"
 
+#include <limits>
 #include <utility>
 
 namespace trafficmirror::program {
@@ -35,6 +36,22 @@ prometheus::MetricFamily gauge(std::string name, std::string help, std::vector<S
 
 prometheus::MetricFamily gauge(std::string name, std::string help, uint64_t value) {
   return gauge(std::move(name), std::move(help), std::vector<Sample>{{value, {}}});
+}
+
+prometheus::MetricFamily histogram(std::string name, std::string help,
+                                   std::span<const double> bounds, std::span<const uint64_t> counts,
+                                   double sum) {
+  prometheus::MetricFamily family{
+      std::move(name), std::move(help), prometheus::MetricType::Histogram, {}};
+  prometheus::ClientMetric::Histogram& metric = family.metric.emplace_back().histogram;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    metric.sample_count += counts[i];
+    metric.bucket.push_back({metric.sample_count, i < bounds.size()
+                                                      ? bounds[i]
+                                                      : std::numeric_limits<double>::infinity()});
+  }
+  metric.sample_sum = sum;
+  return family;
 }
 
 }  // namespace trafficmirror::program

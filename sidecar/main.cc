@@ -1,5 +1,6 @@
 #include <array>
 #include <cstdlib>
+#include <iostream>
 #include <random>
 #include <string_view>
 
@@ -17,6 +18,7 @@
 #include "program/stay.h"
 #include "program/stop_signal.h"
 #include "program/tls.h"
+#include "sidecar/offline_flags.h"
 #include "sidecar/shard.h"
 
 namespace trafficmirror::sidecar {
@@ -60,39 +62,51 @@ int run(int argc, const char* const* argv) {
   program::add_host_port(app, "--intercept", options.uplink.intercept,
                          "where the intercept listens; each address of a name is a replica")
       ->required();
-  app.add_option("--interface", options.capture.interface,
-                 "interface to copy from, also lo or any; default: that of the default route")
-      ->type_name("NAME");
-  app.add_option("--capture", method,
-                 "how packets are copied: ring (AF_PACKET TPACKET_V3) or pcap (libpcap)")
-      ->type_name("ring|pcap")
-      ->check(CLI::IsMember({"ring", "pcap"}))
-      ->capture_default_str();
+  CLI::Option* const interface =
+      app.add_option("--interface", options.capture.interface,
+                     "interface to copy from, also lo or any; default: that of the default route")
+          ->type_name("NAME");
+  CLI::Option* const capture =
+      app.add_option("--capture", method,
+                     "how packets are copied: ring (AF_PACKET TPACKET_V3) or pcap (libpcap)")
+          ->type_name("ring|pcap")
+          ->check(CLI::IsMember({"ring", "pcap"}))
+          ->capture_default_str();
   program::add_limit_flags(app, options.limits);
   program::add_duration(app, "--give-up-after", options.give_up_after,
                         "end, with exit code 0, without any stream for so long; default: never");
-  app.add_flag("--outlive-production", options.outlive_production,
-               "on SIGTERM, go on while a process here has sockets on the ports");
+  CLI::Option* const outlive_production =
+      app.add_flag("--outlive-production", options.outlive_production,
+                   "on SIGTERM, go on while a process here has sockets on the ports");
   program::add_duration(app, "--idle-timeout", idle_timeout,
                         "a connection without a packet for so long is forgotten");
   program::add_duration(
       app, "--response-timeout", response_timeout,
       "a shadow that does not answer or acknowledge for so long loses the session");
   program::add_stay_flag(app);
+  OfflineFlags offline(app);
   program::add_tls_flags(app, tls_options);
   program::add_common_flags(app, common);
   app.footer(
       "Example:\n"
       "  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443\n\n"
-      "What the intercept says of --percent, --max-sessions and --memory-limit goes before them.\n"
-      "It needs CAP_NET_RAW. /readyz of --http says whether it captures and the stream is up.");
+      "What the intercept says of --percent, --max-sessions, --memory-limit, --turns, --max-lag "
+      "and\n"
+      "--over-lag goes before them.\n"
+      "It needs CAP_NET_RAW, but not for --pcap. /readyz of --http says whether it captures and "
+      "the\n"
+      "stream is up.");
   if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
+  offline.check({interface, capture, outlive_production, app.get_option("--stay")});
   program::set_up_logging(common, program_name);
   ::gpr_set_log_function(log_of_grpc);
-  program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
-                              "add it to the container's capabilities, or run as root");
+  options.replay = offline.replay();
+  options.record = offline.record();
+  if (!options.replay)
+    program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
+                                "add it to the container's capabilities, or run as root");
   options.uplink.tls = program::load_tls(tls_options);
-  if (options.capture.interface.empty())
+  if (options.capture.interface.empty() && !options.replay)
     options.capture.interface = capture::default_route_interface();
   if (method == "pcap") options.method = Shard::CaptureMethod::pcap;
   options.engine.ports = options.capture.ports;
@@ -103,14 +117,17 @@ int run(int argc, const char* const* argv) {
   options.uplink.name = own_name();
   options.uplink.version = TRAFFICMIRROR_VERSION;
 
-  Shard shard(options);
+  Shard shard(options, stop.descriptor());
   const program::HttpServer http(
       common.http, {[&] { return shard.not_ready(); }, [&] { return shard.metrics(); }});
-  spdlog::info("copying from {}, intercept at {}", options.capture.interface,
+  spdlog::info("{} {}, intercept at {}", options.replay ? "replaying" : "copying from",
+               options.replay ? options.replay->path : options.capture.interface,
                program::to_text(options.uplink.intercept));
   if (!options.uplink.tls) spdlog::warn(program::plain_text_warning);
-  shard.run(stop.descriptor());
-  return 0;
+  shard.run();
+  if (!options.replay) return 0;
+  std::cout << shard.report_of_replay() << std::flush;
+  return shard.has_replayed() ? 0 : 1;
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
 #include "sidecar/shard.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
 
-#include "net/packet.h"
 #include "program/metrics.h"
 #include "program/start_error.h"
 #include "sidecar/capture/open_flows.h"
@@ -27,6 +27,7 @@ constexpr milliseconds finish_timeout(2000);
 // copied.
 constexpr std::chrono::seconds copying_outlives_stream(10);
 constexpr std::chrono::seconds report_interval(2);
+constexpr std::chrono::seconds progress_interval(2);
 constexpr milliseconds between_looks_for_production(100);
 // From the end of production's last socket: what it sent last has been captured then, and the
 // shadow has mostly answered it.
@@ -35,6 +36,30 @@ constexpr milliseconds until_all_is_answered(1000);
 
 session::Time to_engine_time(Replicas::Clock::time_point time) {
   return session::Time(std::chrono::duration_cast<session::Duration>(time.time_since_epoch()));
+}
+
+session::Pacing pacing_of(const program::Limits& limits) {
+  session::Pacing pacing;
+  switch (limits.turns.value_or(program::Turns::wait)) {
+    case program::Turns::wait:
+      pacing.turns = session::Turns::wait;
+      break;
+    case program::Turns::eager:
+      pacing.turns = session::Turns::eager;
+      break;
+    case program::Turns::off:
+      pacing.turns = session::Turns::off;
+      break;
+  }
+  pacing.max_lag = limits.max_lag;
+  pacing.over_lag = limits.over_lag == program::OverLag::catch_up ? session::OverLag::catch_up
+                                                                  : session::OverLag::shed;
+  return pacing;
+}
+
+template <typename Choice, typename Names>
+const char* name_of(Choice choice, const Names& names) {
+  return names[static_cast<size_t>(choice)];
 }
 
 // Until one of the descriptors is ready, or it is `time`.
@@ -48,9 +73,19 @@ void wait_until(Replicas::Clock::time_point time, std::span<pollfd> descriptors)
 
 }  // namespace
 
-Shard::Shard(Options options)
-    : options_(std::move(options)), engine_(options_.engine), replicas_(options_.uplink, engine_) {
+Shard::Shard(Options options, int stop_descriptor)
+    : options_(std::move(options)),
+      stop_descriptor_(stop_descriptor),
+      engine_(options_.engine),
+      replicas_(options_.uplink, engine_) {
   configure({});
+  if (options_.replay) {
+    replay_ = std::make_unique<replay::Replay>(*options_.replay, options_.engine.ports, engine_,
+                                               stop_descriptor);
+    current_.capturing = true;
+    return;
+  }
+  if (options_.record) recorder_ = std::make_unique<capture::Recorder>(*options_.record);
   open_capture();
 }
 
@@ -61,14 +96,15 @@ void Shard::open_capture() {
   current_.capturing = true;
 }
 
-void Shard::run(int stop_descriptor) {
+void Shard::run() {
   ::prctl(PR_SET_TIMERSLACK, 10'000);  // nanoseconds; the default is 50 µs
   auto now = Clock::now();
   now_ = to_engine_time(now);
-  take_up_open_flows();
+  show_progress_at_ = now + progress_interval;
+  if (!replay_) take_up_open_flows();
   for (std::vector<pollfd> waiting;;) {
-    waiting.assign({{asked_to_stop_ ? -1 : stop_descriptor, POLLIN, 0},
-                    {capture_ ? capture_->descriptor() : -1, POLLIN, 0}});
+    const int source = replay_ ? replay_->descriptor() : capture_ ? capture_->descriptor() : -1;
+    waiting.assign({{asked_to_stop_ ? -1 : stop_descriptor_, POLLIN, 0}, {source, POLLIN, 0}});
     const size_t first_of_streams = waiting.size();
     replicas_.for_each_descriptor([&](int descriptor) {
       waiting.push_back({descriptor, POLLIN, 0});
@@ -85,9 +121,13 @@ void Shard::run(int stop_descriptor) {
     replicas_.run(now);
     if (told_to_stop_ || gave_up()) break;
     copy_what_is_of_use();
-    if (capture_ ? is_ready(waiting[1]) : now >= reopen_at_) read_capture();
+    if (replay_)
+      replay(now);
+    else if (capture_ ? is_ready(waiting[1]) : now >= reopen_at_)
+      read_capture();
     engine_.run(now_);
     replicas_.flush();
+    if (replay_ && replay_->handed_over() && engine_.counters().active == 0) break;
     if (now >= report_at_) report();
     publish();
   }
@@ -102,7 +142,10 @@ Shard::Clock::time_point Shard::deadline() const {
   // Looked after now and then at any rate, so that the published counters are never old.
   Clock::time_point at = Clock::now() + std::chrono::seconds(1);
   at = std::min(at, replicas_.deadline());
-  if (!capture_) at = std::min(at, reopen_at_);
+  if (replay_)
+    at = std::min(at, replay_->deadline());
+  else if (!capture_)
+    at = std::min(at, reopen_at_);
   if (asked_to_stop_) at = std::min(at, look_for_production_at_);
   if (engine_.deadline() != session::never)
     at = std::min(at, Clock::time_point(engine_.deadline().time_since_epoch()));
@@ -133,7 +176,7 @@ bool Shard::may_stop(Clock::time_point now) {
 // ---- capture
 
 void Shard::copy_what_is_of_use() {
-  const auto copy = replicas_.without_stream() < copying_outlives_stream
+  const auto copy = recorder_ || replicas_.without_stream() < copying_outlives_stream
                         ? capture::RequestCopy::whole
                         : capture::RequestCopy::headers;
   if (!capture_ || copy == request_copy_) return;
@@ -174,23 +217,12 @@ void Shard::close_capture() {
 }
 
 void Shard::on_captured(const capture::CapturedPacket& captured) {
-  const auto count = [&](Unusable reason) { ++current_.unusable[static_cast<size_t>(reason)]; };
-  const auto parsed = net::parse_packet(captured.bytes, captured.wire_length);
-  if (const auto* error = std::get_if<net::ParseError>(&parsed)) {
-    switch (*error) {
-      case net::ParseError::not_tcp:
-        return count(Unusable::not_tcp);
-      case net::ParseError::fragment:
-        return count(Unusable::fragment);
-      case net::ParseError::malformed:
-        return count(Unusable::malformed);
-    }
-  }
-  const auto& packet = std::get<net::Packet>(parsed);
-  // Production throws a packet with a wrong checksum away, so it must not reach the shadow.
-  if (!captured.checksum_vouched && !net::checksum_holds(packet, captured.bytes))
-    return count(Unusable::bad_checksum);
-  engine_.on_production(now_, packet);
+  if (recorder_) recorder_->add(captured);
+  const auto usable = capture::usable_packet(captured);
+  if (const auto* reason = std::get_if<capture::Unusable>(&usable))
+    ++current_.unusable[*reason];
+  else
+    engine_.on_production(now_, std::get<net::Packet>(usable));
 }
 
 // Connections that were open before: the kernel knows which of them are between two exchanges. What
@@ -208,6 +240,20 @@ void Shard::take_up_open_flows() {
                  flows.size());
 }
 
+void Shard::replay(Clock::time_point now) {
+  replay_->run(now, now_);
+  if (now < show_progress_at_) return;
+  show_progress_at_ = now + progress_interval;
+  const session::Counters counted = engine_.counters();
+  spdlog::info("{}: {} sessions, {} of them open, {} exchanges, {} shed", replay_->progress(),
+               counted.opened, counted.active, counted.exchanges,
+               std::accumulate(counted.shed.begin(), counted.shed.end(), uint64_t{0}));
+}
+
+std::string Shard::report_of_replay() const {
+  return replay_->report(engine_.counters(), Clock::now());
+}
+
 // ---- the streams
 
 void Shard::take_stream_events(Clock::time_point now) {
@@ -218,7 +264,7 @@ void Shard::take_stream_events(Clock::time_point now) {
     spdlog::info("the intercept says that this sidecar is to end");
     told_to_stop_ = true;
   }
-  current_.unusable[static_cast<size_t>(Unusable::malformed)] += said.malformed_headers;
+  current_.unusable[capture::Unusable::malformed] += said.malformed_headers;
 }
 
 void Shard::configure(const program::Limits& limits) {
@@ -228,12 +274,19 @@ void Shard::configure(const program::Limits& limits) {
   if (limits_.percent) of_engine.percent = *limits_.percent;
   if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
   if (limits_.memory != 0) of_engine.memory = limits_.memory;
+  of_engine.pacing = pacing_of(limits_);
   engine_.set_limits(now_, of_engine);
   if (limits == program::Limits{}) return;
-  spdlog::info("the intercept says: {} % of the connections, {} sessions at most, {} bytes",
-               of_engine.percent,
-               limits_.max_sessions ? std::to_string(*limits_.max_sessions) : "any number of",
-               of_engine.memory);
+  spdlog::info(
+      "the intercept says: {} % of the connections, {} sessions at most, {} bytes, turns {}{}",
+      of_engine.percent,
+      limits_.max_sessions ? std::to_string(*limits_.max_sessions) : "any number of",
+      of_engine.memory, name_of(limits_.turns.value_or(program::Turns::wait), program::turns_names),
+      limits_.max_lag.count() == 0
+          ? ""
+          : fmt::format(", up to {} ms late and then {}", limits_.max_lag.count(),
+                        name_of(limits_.over_lag.value_or(program::OverLag::shed),
+                                program::over_lag_names)));
 }
 
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.
@@ -255,6 +308,11 @@ void Shard::publish() {
     current_.capture.packets += open.packets;
     current_.capture.drops += open.drops;
   }
+  if (replay_) {
+    current_.capture.packets = replay_->counts().packets;
+    current_.unusable = replay_->counts().unusable;
+  }
+  if (recorder_) current_.record = recorder_->counters();
   const std::lock_guard lock(published_mutex_);
   published_ = current_;
 }
@@ -285,16 +343,19 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
     streams.push_back({up ? 1U : 0U, {{"intercept", intercept}}});
   const auto identities =
       options_.uplink.tls ? options_.uplink.tls->replacements() : program::Tls::Replacements{};
+  std::array<double, session::Lags::bounds.size()> lag_bounds{};
+  for (size_t i = 0; i < lag_bounds.size(); ++i)
+    lag_bounds[i] = std::chrono::duration<double>(session::Lags::bounds[i]).count();
   using program::counter;
   using program::gauge;
-  return {
+  std::vector<prometheus::MetricFamily> families = {
       counter("trafficmirror_capture_packets_total", "Packets captured.", now.capture.packets),
       counter("trafficmirror_capture_drops_total",
               "Packets the kernel could not hand over because the capture ring was full.",
               now.capture.drops),
       counter("trafficmirror_capture_unusable_packets_total",
               "Captured packets that were not mirrored, by reason.",
-              by_name("reason", unusable_names, now.unusable)),
+              by_name("reason", capture::unusable_names, now.unusable)),
       gauge("trafficmirror_flows", "Production connections known.", now.engine.flows),
       counter("trafficmirror_sessions_opened_total", "Sessions opened towards the shadow.",
               now.engine.opened),
@@ -310,6 +371,11 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
               by_name("reason", session::shed_reason_names, now.engine.shed)),
       counter("trafficmirror_exchanges_total", "Exchanges that the shadow answered.",
               now.engine.exchanges),
+      program::histogram("trafficmirror_exchange_lag_seconds",
+                         "How much later the first byte of an exchange was sent to the shadow than "
+                         "it was captured.",
+                         lag_bounds, now.engine.lags.exchanges,
+                         static_cast<double>(now.engine.lags.sum) / 1e6),
       counter("trafficmirror_payload_bytes_total",
               "Client bytes the shadow acknowledged, and bytes it answered.",
               {{now.engine.bytes_to_shadow, {{"direction", "to_shadow"}}},
@@ -330,6 +396,20 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
               "Batches of packets that the stream could not take; TCP sends them again.",
               now.uplink.dropped_batches),
   };
+  if (options_.record) {
+    families.insert(
+        families.end(),
+        {counter("trafficmirror_record_packets_total", "Packets written by --record.",
+                 now.record.packets),
+         counter("trafficmirror_record_bytes_total", "Bytes written by --record.",
+                 now.record.bytes),
+         counter("trafficmirror_record_drops_total",
+                 "Packets that were not recorded: the disk was too slow, or recording has ended.",
+                 now.record.drops),
+         counter("trafficmirror_record_failures_total",
+                 "Whether writing has failed, which ends recording.", now.record.failures)});
+  }
+  return families;
 }
 
 }  // namespace trafficmirror::sidecar

@@ -1,6 +1,7 @@
-// A shard: one capture, one engine and a stream to each replica of the intercept, all driven by one
-// thread. Packets are read in batches off the ring, go through the engine and the rewriter where
-// they lie, and leave as a batch on the stream; no lock and no other thread stands between.
+// A shard: one capture or replay, one engine and a stream to each replica of the intercept, all
+// driven by one thread. Packets are read in batches off the ring, go through the engine and the
+// rewriter where they lie, and leave as a batch on the stream; no lock and no other thread stands
+// between.
 #pragma once
 
 #include <atomic>
@@ -16,6 +17,9 @@
 #include "program/limits.h"
 #include "program/log.h"
 #include "sidecar/capture/capture.h"
+#include "sidecar/capture/recorder.h"
+#include "sidecar/capture/usable.h"
+#include "sidecar/replay/replay.h"
 #include "sidecar/replicas.h"
 #include "sidecar/session/engine.h"
 
@@ -27,8 +31,10 @@ class Shard : private capture::PacketReceiver {
   struct Options {
     capture::CaptureOptions capture;
     CaptureMethod method = CaptureMethod::ring;
-    session::Engine::Options engine;  // but for its limits
-    program::Limits limits;           // where the intercept says nothing else
+    std::optional<replay::Options> replay;               // in place of a capture
+    std::optional<capture::Recorder::Options> record{};  // what is captured
+    session::Engine::Options engine;                     // but for its limits
+    program::Limits limits;                              // where the intercept says nothing else
     uplink::Uplink::Options uplink;
     // Without a stream to any replica for so long it ends; 0: it does not.
     std::chrono::milliseconds give_up_after{0};
@@ -36,13 +42,17 @@ class Shard : private capture::PacketReceiver {
     bool outlive_production = false;
   };
 
-  // Opens the capture; throws StartError where that fails.
-  explicit Shard(Options options);
+  // Opens the capture, or the file to replay; throws StartError where that fails.
+  Shard(Options options, int stop_descriptor);
 
   // Mirrors until `stop_descriptor` is readable (and production is gone, if it is to be outlived),
-  // the intercept says that it is to end, or there was no stream for too long. Then resets what is
-  // open at the shadow and ends the stream.
-  void run(int stop_descriptor);
+  // the intercept says that it is to end, there was no stream for too long, or the file is
+  // replayed. Then resets what is open at the shadow and ends the stream.
+  void run();
+
+  // Behind a replay: what came of it, and whether any bytes of it reached the shadow.
+  std::string report_of_replay() const;
+  bool has_replayed() const { return engine_.counters().bytes_to_shadow > 0; }
 
   // Any thread.
   std::optional<std::string> not_ready() const;
@@ -50,14 +60,12 @@ class Shard : private capture::PacketReceiver {
 
  private:
   using Clock = Replicas::Clock;
-  // Packets that were captured and can't be used, by reason.
-  enum class Unusable : uint8_t { not_tcp, fragment, malformed, bad_checksum };
-  static constexpr std::array unusable_names = {"not_tcp", "fragment", "malformed", "bad_checksum"};
   struct Published {  // what the probes see: one moment, so that the sums close
     session::Counters engine;
     capture::CaptureCounters capture;
     uplink::Uplink::Counters uplink;
-    std::array<uint64_t, unusable_names.size()> unusable{};
+    capture::UnusableCounts unusable{};
+    capture::Recorder::Counters record;
     bool capturing = false;
     std::vector<std::pair<std::string, bool>> streams;  // to whom, and whether it is there
     std::string stream_problem;
@@ -65,6 +73,7 @@ class Shard : private capture::PacketReceiver {
 
   void on_captured(const capture::CapturedPacket& captured) override;
   void read_capture();
+  void replay(Clock::time_point now);
   void open_capture();
   void take_up_open_flows();
   void close_capture();
@@ -80,9 +89,13 @@ class Shard : private capture::PacketReceiver {
   Clock::time_point deadline() const;
 
   const Options options_;
+  const int stop_descriptor_;
   session::Engine engine_;
   Replicas replicas_;
-  std::unique_ptr<capture::Capture> capture_;  // null while the interface is gone
+  std::unique_ptr<capture::Capture> capture_;    // null while the interface is gone, or in a replay
+  std::unique_ptr<capture::Recorder> recorder_;  // null where nothing is recorded
+  std::unique_ptr<replay::Replay> replay_;       // null where it is live
+  Clock::time_point show_progress_at_;
   capture::RequestCopy request_copy_ = capture::RequestCopy::whole;
   capture::CaptureCounters earlier_captures_;
   Clock::time_point reopen_at_;

@@ -9,6 +9,7 @@
 // mapped ring, `pcap` is libpcap's. Neither needs more than CAP_NET_RAW.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -26,6 +27,7 @@ struct CapturedPacket {
   // The kernel says that the checksum holds, or has not been filled in because the packet has not
   // left this host. Otherwise nothing is known of it.
   bool checksum_vouched = false;
+  std::chrono::nanoseconds time{0};  // since 1970, UTC
 };
 
 class PacketReceiver {

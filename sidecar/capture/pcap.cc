@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
-#include <optional>
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
@@ -11,10 +10,10 @@
 #include <pcap/pcap.h>
 #include <sys/socket.h>
 
-#include "net/bytes.h"
 #include "sidecar/capture/capture.h"
 #include "sidecar/capture/filter.h"
 #include "sidecar/capture/interfaces.h"
+#include "sidecar/capture/link_layer.h"
 
 namespace trafficmirror::capture {
 namespace {
@@ -26,38 +25,6 @@ constexpr int packets_a_read = 16384;
 // An EtherType that no packet has (IEEE Std 802 local experimental 2): what libpcap is bound to
 // until the filter is attached.
 constexpr int silent_protocol = 0x88b6;
-
-// The length of the link header in front of an IP packet, where it is one.
-std::optional<size_t> link_header_length(int link_type, std::span<const uint8_t> bytes) {
-  switch (link_type) {
-    case DLT_EN10MB: {
-      size_t type_at = 12;
-      while (type_at + 2 <= bytes.size()) {
-        const uint16_t type = net::load16(&bytes[type_at]);
-        if (type != ETH_P_8021Q && type != ETH_P_8021AD) return type_at + 2;
-        type_at += 4;
-      }
-      return std::nullopt;
-    }
-    case DLT_LINUX_SLL:
-      return 16;
-    case DLT_LINUX_SLL2:
-      return 20;
-    case DLT_NULL:
-    case DLT_LOOP:
-      return 4;
-    case DLT_RAW:
-    case DLT_IPV4:
-    case DLT_IPV6:
-      return 0;
-    default:
-      return std::nullopt;
-  }
-}
-
-bool is_known_link_type(int link_type) {
-  return link_type == DLT_EN10MB || link_header_length(link_type, {}).has_value();
-}
 
 class PcapCapture : public Capture {
  public:
@@ -72,6 +39,8 @@ class PcapCapture : public Capture {
                                           options.ring_bytes, std::numeric_limits<int>::max())));
     pcap_set_timeout(pcap_.get(), timeout_milliseconds);
     pcap_set_protocol_linux(pcap_.get(), silent_protocol);
+    if (pcap_set_tstamp_precision(pcap_.get(), PCAP_TSTAMP_PRECISION_NANO) == 0)
+      time_unit_ = std::chrono::nanoseconds(1);
     const int status = pcap_activate(pcap_.get());
     if (status == PCAP_ERROR_PERM_DENIED) throw open_error(interface_, "pcap_activate", EPERM);
     if (status < 0)
@@ -128,11 +97,12 @@ class PcapCapture : public Capture {
   }
 
   void hand_over(const pcap_pkthdr& header, std::span<const uint8_t> bytes) {
-    const auto link_length = link_header_length(link_type_, bytes);
-    if (!link_length || *link_length > bytes.size()) return;
+    const auto begin = network_offset(link_type_, bytes);
+    if (!begin) return;
     CapturedPacket packet;
-    packet.bytes = bytes.subspan(*link_length);
-    packet.wire_length = header.len - *link_length;
+    packet.bytes = bytes.subspan(*begin);
+    packet.wire_length = header.len - *begin;
+    packet.time = std::chrono::seconds(header.ts.tv_sec) + header.ts.tv_usec * time_unit_;
     ++counters_.packets;
     receiver_->on_captured(packet);
   }
@@ -150,6 +120,7 @@ class PcapCapture : public Capture {
   const std::vector<net::Port> ports_;
   std::unique_ptr<pcap_t, Close> pcap_;
   int link_type_ = 0;
+  std::chrono::nanoseconds time_unit_ = std::chrono::microseconds(1);
   uint32_t last_drops_ = 0;
   PacketReceiver* receiver_ = nullptr;
   CaptureCounters counters_;

@@ -137,6 +137,7 @@ class RingCapture : public Capture {
       packet.wire_length = header.tp_len;
       packet.checksum_vouched =
           (header.tp_status & (TP_STATUS_CSUMNOTREADY | TP_STATUS_CSUM_VALID)) != 0;
+      packet.time = std::chrono::seconds(header.tp_sec) + std::chrono::nanoseconds(header.tp_nsec);
       receiver.on_captured(packet);
       at += header.tp_next_offset;
     }

@@ -87,6 +87,9 @@ class Connection {
   // End of the client bytes given so far, and how far the shadow has acknowledged them.
   ClientOffset end() const { return queue_.end(); }
   ClientOffset acknowledged() const { return std::min(unacknowledged_, queue_.end()); }
+  // How far they were sent, and when something of them or a SYN was sent last.
+  ClientOffset sent() const { return std::min(highest_sent_, queue_.end()); }
+  Time last_sent_at() const { return last_sent_at_; }
   // Bytes of the shadow's answers received in order, when the last of them came and whether they
   // end where the shadow set PSH.
   uint64_t received() const { return received_.value(); }

@@ -1,8 +1,11 @@
 // What the engine counts. opened = active + the sum of closed, always.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+
+#include "sidecar/session/time.h"
 
 namespace trafficmirror::session {
 
@@ -20,15 +23,19 @@ enum class CloseReason : uint8_t {
   fin_timeout,          // it kept its side open after ours was closed
   idle_timeout,         // nothing on the flow in production
   capture_gap,          // bytes that production received were not captured
+  capture_ended,        // the capture that is replayed ends before the connection does
   memory_limit,
+  lag_limit,    // an exchange was later than the longest lag there may be
   stream_lost,  // the stream to the intercept broke
   target_gone,  // the target was taken out of the lease
   drained,      // the sidecar was asked to stop
 };
 inline constexpr std::array close_reason_names = {
-    "finished",      "production_reset",    "flow_reused",      "shadow_refused", "shadow_reset",
-    "shadow_closed", "shadow_unresponsive", "response_timeout", "fin_timeout",    "idle_timeout",
-    "capture_gap",   "memory_limit",        "stream_lost",      "target_gone",    "drained",
+    "finished",     "production_reset", "flow_reused",         "shadow_refused",
+    "shadow_reset", "shadow_closed",    "shadow_unresponsive", "response_timeout",
+    "fin_timeout",  "idle_timeout",     "capture_gap",         "capture_ended",
+    "memory_limit", "lag_limit",        "stream_lost",         "target_gone",
+    "drained",
 };
 
 // Why something was not mirrored. Counted once for each connection production opened, and for each
@@ -51,18 +58,43 @@ inline constexpr std::array shed_reason_names = {
     "no_source_port", "shadow_down", "memory_limit",  "uplink_full", "own_traffic",
 };
 
+// How much later exchanges were sent to the shadow than production's client began them.
+struct Lags {
+  // Of the buckets; each holds what is not beyond its bound, and one more holds the rest.
+  static constexpr std::array<Duration, 15> bounds = {
+      std::chrono::milliseconds(1),   std::chrono::milliseconds(2),
+      std::chrono::milliseconds(5),   std::chrono::milliseconds(10),
+      std::chrono::milliseconds(20),  std::chrono::milliseconds(50),
+      std::chrono::milliseconds(100), std::chrono::milliseconds(200),
+      std::chrono::milliseconds(500), std::chrono::seconds(1),
+      std::chrono::seconds(2),        std::chrono::seconds(5),
+      std::chrono::seconds(10),       std::chrono::seconds(20),
+      std::chrono::seconds(60)};
+
+  std::array<uint64_t, bounds.size() + 1> exchanges{};
+  uint64_t sum = 0;  // microseconds
+
+  void count(Duration lag) {
+    ++exchanges[static_cast<size_t>(std::lower_bound(bounds.begin(), bounds.end(), lag) -
+                                    bounds.begin())];
+    sum += static_cast<uint64_t>(lag.count());
+  }
+};
+
 struct Counters {
   uint64_t opened = 0;
   uint64_t active = 0;
   std::array<uint64_t, close_reason_names.size()> closed{};
   std::array<uint64_t, shed_reason_names.size()> shed{};
   uint64_t adopted = 0;            // of the opened: flows that were already open
+  uint64_t without_start = 0;      // flows of which packets were seen, and no SYN before them
   uint64_t exchanges = 0;          // answered by the shadow
   uint64_t bytes_to_shadow = 0;    // client bytes the shadow acknowledged
   uint64_t bytes_from_shadow = 0;  // received in order
   uint64_t retransmits = 0;        // segments sent again
-  uint64_t flows = 0;              // production connections known now
-  uint64_t memory = 0;             // bytes held now
+  Lags lags;
+  uint64_t flows = 0;   // production connections known now
+  uint64_t memory = 0;  // bytes held now
 
   uint64_t& operator[](CloseReason reason) { return closed[static_cast<size_t>(reason)]; }
   uint64_t operator[](CloseReason reason) const { return closed[static_cast<size_t>(reason)]; }
@@ -91,10 +123,14 @@ struct Counters {
     for (size_t i = 0; i < closed.size(); ++i) change(closed[i], other.closed[i]);
     for (size_t i = 0; i < shed.size(); ++i) change(shed[i], other.shed[i]);
     change(adopted, other.adopted);
+    change(without_start, other.without_start);
     change(exchanges, other.exchanges);
     change(bytes_to_shadow, other.bytes_to_shadow);
     change(bytes_from_shadow, other.bytes_from_shadow);
     change(retransmits, other.retransmits);
+    for (size_t i = 0; i < lags.exchanges.size(); ++i)
+      change(lags.exchanges[i], other.lags.exchanges[i]);
+    change(lags.sum, other.lags.sum);
   }
 };
 

@@ -70,6 +70,8 @@ Engine::Engine(Options options) : options_(std::move(options)) {
 }
 
 void Engine::set_limits(Time now, const Limits& limits) {
+  if (options_.limits.pacing != limits.pacing)
+    for (SessionEntry& entry : sessions_) touch(entry);
   options_.limits = limits;
   last_sampled_ = limits.percent >= 100
                       ? UINT64_MAX
@@ -172,10 +174,11 @@ void Engine::on_production(Time now, const net::Packet& packet) {
     // The last segments of a flow that has ended bring no new one to life.
     if (packet.payload_length == 0 || is_own(key.client) || !sampled(key)) return;
     if (!add_flow(now, key)) return;
+    ++counters_.without_start;
     found = flows_.find(key);
   }
   Flow& flow = found->second;
-  flow.last_seen = now;
+  flow.last_seen = production_time(now);
   if (*from_client)
     on_client(now, flow, packet);
   else
@@ -370,8 +373,8 @@ void Engine::look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next)
     flow.gap.reset();
   } else if (!flow.gap || flow.gap->at != flow.client->next()) {
     // Each byte has its own grace: under load the capture may be behind all the time.
-    flow.gap = std::make_unique<Flow::Gap>(
-        Flow::Gap{now + gap_grace, flow.client->next(), *flow.server_received, server_next});
+    flow.gap = std::make_unique<Flow::Gap>(Flow::Gap{
+        production_time(now) + gap_grace, flow.client->next(), *flow.server_received, server_next});
     flow_timers_.schedule(flow, flow.gap->deadline);
   }
 }
@@ -392,8 +395,8 @@ Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
   const auto added = flows_.try_emplace(key).first;
   Flow& flow = added->second;
   flow.key = &added->first;
-  flow.last_seen = now;
-  flow_timers_.schedule(flow, now + options_.idle_timeout);
+  flow.last_seen = production_time(now);
+  flow_timers_.schedule(flow, flow.last_seen + options_.idle_timeout);
   counters_.memory += flow_size;
   return &flow;
 }
@@ -420,17 +423,28 @@ void Engine::end_flow_if_finished(Time now, Flow& flow) {
 }
 
 void Engine::on_flow_timer(Time now, Flow& flow) {
-  if (flow.gap && flow.gap->deadline <= now) {
+  const Time at = production_time(now);
+  if (flow.gap && flow.gap->deadline <= at) {
     flow.gap.reset();
     if (flow.session && flow.missing_bytes()) close(now, *flow.session, CloseReason::capture_gap);
   }
-  if (now >= flow.last_seen + options_.idle_timeout) {
+  if (at >= flow.last_seen + options_.idle_timeout) {
     if (flow.session) close(now, *flow.session, CloseReason::idle_timeout);
     end_flow(now, flow, CloseReason::finished);
     return;
   }
   flow_timers_.schedule(flow, std::min(flow.last_seen + options_.idle_timeout,
                                        flow.gap ? flow.gap->deadline : never));
+}
+
+void Engine::end_flows(Time now) {
+  while (!flows_.empty()) {
+    Flow& flow = flows_.begin()->second;
+    // That the server has what came before is not in the capture.
+    if (flow.session && flow.taken_up_blindly_at)
+      close(now, *flow.session, CloseReason::capture_gap);
+    end_flow(now, flow, flow.client_finished ? CloseReason::finished : CloseReason::capture_ended);
+  }
 }
 
 // ---- sessions
@@ -445,7 +459,7 @@ bool Engine::is_own(const net::Endpoint& client) const {
 // Of the streams with room the one of the highest rank, which the flow gives each of them. Several
 // targets of one stream share the sessions of a port; the flow's hash says which, so that a flow
 // stays with its own. Where no stream will do, the reason is that of the one that came closest.
-std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key) {
+std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key) const {
   const uint64_t hash = std::hash<net::FlowKey>()(key);
   const auto serves = [&](const Lease::Target& target) {
     return target.production_port == key.server.port;
@@ -498,6 +512,38 @@ std::optional<ShedReason> Engine::beyond_limits(const Flow& flow) const {
   if (!sampled(*flow.key)) return ShedReason::sampled;
   if (sessions_.size() >= options_.limits.sessions) return ShedReason::session_limit;
   return std::nullopt;
+}
+
+bool Engine::has_target() const {
+  const auto is_ours = [&](const Lease::Target& target) {
+    return std::find(options_.ports.begin(), options_.ports.end(), target.production_port) !=
+           options_.ports.end();
+  };
+  return std::any_of(streams_.begin(), streams_.end(), [&](const auto& stream) {
+    return stream && stream->has_lease &&
+           std::any_of(stream->targets.begin(), stream->targets.end(), is_ours);
+  });
+}
+
+bool Engine::congested(const net::Packet& packet) const {
+  // The last quarter is for what one packet may bring, and for what sessions need meanwhile.
+  if (counters_.memory > options_.limits.memory / 4 * 3) return true;
+  if (std::any_of(streams_.begin(), streams_.end(),
+                  [](const auto& stream) { return stream && stream->full; }))
+    return true;
+  if (!is_from_client(packet).value_or(false)) return false;
+  const net::FlowKey key{packet.source, packet.destination};
+  const auto found = flows_.find(key);
+  const bool known = found != flows_.end();
+  const net::TcpFlags& flags = packet.tcp.flags;
+  const bool opens_session =
+      flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
+                : packet.payload_length > 0 && !(known && found->second.session);
+  if (!opens_session || !sampled(key) || is_own(key.client)) return false;
+  if (sessions_.size() >= options_.limits.sessions) return true;
+  const auto way = way_for(key);
+  const auto* obstacle = std::get_if<ShedReason>(&way);
+  return obstacle && *obstacle != ShedReason::no_target;
 }
 
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
@@ -600,15 +646,28 @@ void Engine::touch(SessionEntry& entry) {
   stream_of(entry).touched.push_back(&entry);
 }
 
+void Engine::set_busy(SessionEntry& entry, bool busy) {
+  if (std::exchange(entry.busy, busy) == busy) return;
+  size_t& all = stream_of(entry).busy;
+  busy ? ++all : --all;
+}
+
+bool Engine::busy() const {
+  return std::any_of(streams_.begin(), streams_.end(), [](const auto& stream) {
+    return stream && (stream->full || stream->busy > 0 || !stream->touched.empty());
+  });
+}
+
 Time Engine::deadline() const {
-  Time at = flow_timers_.next();
+  Time at = production_time_ ? never : flow_timers_.next();
   for (const auto& stream : streams_)
     if (stream && !stream->full) at = std::min(at, stream->timers.next());
   return at;
 }
 
 void Engine::run(Time now) {
-  while (flow_timers_.next() <= now) on_flow_timer(now, static_cast<Flow&>(flow_timers_.pop()));
+  while (flow_timers_.next() <= production_time(now))
+    on_flow_timer(now, static_cast<Flow&>(flow_timers_.pop()));
   for (const auto& each : streams_) {
     if (!each || each->full) continue;
     Stream& stream = *each;
@@ -624,19 +683,23 @@ void Engine::run(Time now) {
 void Engine::dispatch(Time now, SessionEntry& entry) {
   entry.touched = false;
   Stream& stream = stream_of(entry);
-  entry.session.dispatch(now, {path_of(entry), sink_of(stream)}, stream.counters);
+  const Pacing& pacing = options_.limits.pacing;
+  entry.session.dispatch(now, pacing, {path_of(entry), sink_of(stream)}, stream.counters);
   if (const auto reason = entry.session.closed()) {
     remove(now, entry, *reason);
     return;
   }
-  stream.timers.schedule(entry, entry.session.deadline());
+  const Time deadline = entry.session.deadline(pacing);
+  stream.timers.schedule(entry, deadline);
+  set_busy(entry, deadline != never);
   account(now, entry);
 }
 
 void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
   entry.session.close(reason);
   Stream& stream = stream_of(entry);
-  entry.session.dispatch(now, {path_of(entry), sink_of(stream)}, stream.counters);
+  entry.session.dispatch(now, options_.limits.pacing, {path_of(entry), sink_of(stream)},
+                         stream.counters);
   remove(now, entry, entry.session.closed().value_or(reason));
 }
 
@@ -657,6 +720,7 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
   }
   stream.source_ports.give_back(entry.source, entry.session.connection().next_initial_sequence());
   stream.timers.remove(entry);
+  set_busy(entry, false);
   if (entry.touched)
     std::replace(stream.touched.begin(), stream.touched.end(), &entry,
                  static_cast<SessionEntry*>(nullptr));

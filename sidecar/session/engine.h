@@ -46,6 +46,7 @@ struct SessionEntry : Timed {
   uint16_t stream;         // number in Engine::streams_
   uint16_t target;         // number in the stream's targets
   bool touched = false;    // is in the stream's `touched`
+  bool busy = false;       // has a deadline: is counted in the stream's `busy`
   Flow* flow = nullptr;    // null once production's connection has ended
   Session session;
 };
@@ -67,6 +68,7 @@ struct Stream {
 
   std::vector<SessionEntry*> touched;  // may have something to put out; null where it is gone
   TimerHeap timers;
+  size_t busy = 0;    // sessions
   Counters counters;  // of its sessions, since it was lost last
   Counters reported;  // the part of them that its intercept was told
 };
@@ -76,6 +78,7 @@ struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
   double percent = 100;  // of production's connections
+  Pacing pacing{};
 };
 
 class Engine {
@@ -119,12 +122,28 @@ class Engine {
   void on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary);
 
   // Sessions that are open live on, but for the newest where less memory would not hold them all.
+  // They keep to another pacing at once.
   void set_limits(Time now, const Limits& limits);
 
   // Puts out what is due.
   void run(Time now);
   // When run() has something to do though nothing comes in.
   Time deadline() const;
+
+  // -- a capture that is replayed, whose packets can wait as production's can't
+  // The capture's own clock: by it connections fall idle and bytes count as missing. Without it
+  // that is the time the other calls say. It does not go back.
+  void set_production_time(Time at) { production_time_ = at; }
+  // Whether there is a stream, and a target for one of the ports.
+  bool has_target() const;
+  // Whether the packet had better come later: there is no room left for it, or none for a session
+  // that it would open.
+  bool congested(const net::Packet& packet) const;
+  // Whether a session has something to do before production says more, and so may make room.
+  bool busy() const;
+  // Nothing more comes of the connections there are. Their sessions end once all has been said and
+  // answered.
+  void end_flows(Time now);
 
   // Resets every session, puts the RSTs out, and opens no more.
   void drain(Time now);
@@ -169,7 +188,7 @@ class Engine {
     Stream* stream;
     uint16_t target;  // number in the stream's targets
   };
-  std::variant<Way, ShedReason> way_for(const net::FlowKey& key);
+  std::variant<Way, ShedReason> way_for(const net::FlowKey& key) const;
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
                                                        const net::Packet* syn);
   Stream& stream_of(const SessionEntry& entry) { return *streams_[entry.stream]; }
@@ -179,6 +198,7 @@ class Engine {
   // Whether an address and port is one that sessions come from.
   bool is_own(const net::Endpoint& client) const;
   void touch(SessionEntry& entry);
+  void set_busy(SessionEntry& entry, bool busy);
   void dispatch(Time now, SessionEntry& entry);
   // Ends and dispatches it at once.
   void close(Time now, SessionEntry& entry, CloseReason reason);
@@ -188,7 +208,11 @@ class Engine {
   void account(Time now, SessionEntry& entry);
   void shed_newest(Time now);
 
+  // What flows go by.
+  Time production_time(Time now) const { return production_time_.value_or(now); }
+
   Options options_;
+  std::optional<Time> production_time_;
   std::vector<std::unique_ptr<Stream>> streams_;  // few; null where one was removed
   uint64_t streams_added_ = 0;
   uint64_t last_sampled_ = UINT64_MAX;  // the highest hash of a flow's that is sampled

@@ -12,6 +12,27 @@
 
 namespace trafficmirror::session {
 
+// When an exchange is sent that production's client began behind an answer.
+enum class Turns : uint8_t {
+  wait,   // when the shadow has answered the one before
+  eager,  // when the shadow has received the one before
+  off,    // at once, as production's client did
+};
+// What becomes of a session whose exchange is later than it may be.
+enum class OverLag : uint8_t {
+  shed,      // it ends
+  catch_up,  // it is eager until nothing of it waits any more
+};
+// How closely a session follows production's client.
+struct Pacing {
+  Turns turns = Turns::wait;
+  // From when the client began an exchange until the first byte of it is sent; 0: however long.
+  Duration max_lag{0};
+  OverLag over_lag = OverLag::shed;
+
+  bool operator==(const Pacing&) const = default;
+};
+
 class Session {
  public:
   // What the client had seen of the answer to an exchange when it began the next one. A new
@@ -49,16 +70,18 @@ class Session {
   void process(Time now, const net::Packet& packet, Counters& counters);
 
   // Puts out what is due.
-  void dispatch(Time now, const Outlet& out, Counters& counters);
-  Time deadline() const;
+  void dispatch(Time now, const Pacing& pacing, const Outlet& out, Counters& counters);
+  Time deadline(const Pacing& pacing) const;
   // Set once the session has ended.
   std::optional<CloseReason> closed() const { return closed_; }
 
   // Where a session ended as shadow_closed: what the next one, which takes its place, has to carry.
-  // An exchange of which it is not known where it begins can't be the first on a connection, and
-  // none of HTTP/2 can: its headers refer to earlier ones (RFC 7541 section 2.3.2).
+  // What was let go is no part of it, as the shadow may have read it. An exchange of which it is
+  // not known where it begins can't be the first on a connection, and none of HTTP/2 can: its
+  // headers refer to earlier ones (RFC 7541 section 2.3.2).
   bool has_rest() const {
-    return closed_ == CloseReason::shadow_closed && !turns_.empty() && !turns_.front().sent_again &&
+    const Turn* const first = turns_.first_held_back();
+    return closed_ == CloseReason::shadow_closed && first != nullptr && !first->sent_again &&
            rhythm_ != Rhythm::http2;
   }
   void take_rest_of(Session& other);
@@ -68,39 +91,77 @@ class Session {
   size_t allocated() const { return connection_.allocated() + turns_.allocated(); }
 
  private:
-  // The start of an exchange that may not begin yet.
+  // The start of an exchange behind the one in hand.
   struct Turn {
     ClientOffset begin;
-    uint64_t answer;  // bytes of production's answer to the exchange before
-    Time since;       // when production's client began it
-    bool sent_again;  // as in Seen
+    uint64_t answer;   // bytes of production's answer to the exchange before
+    Time since;        // when production's client began it
+    bool sent_again;   // as in Seen
+    Time let_go_at{};  // where it was before it began
   };
-  // Costs a pointer while there are none, as is so in most sessions at most times.
-  class Turns {
+  // The turns that are still of interest, oldest first. Each of them is
+  //   let go  its bytes may be sent,
+  //   sent    the first of them was, and
+  //   begun   it is the exchange in hand, as the one before is answered.
+  // Mostly that is one moment; but a narrow window holds back what was let go, and who is not
+  // waited for lets go before it begins. Costs a pointer while there are none, as is so in most
+  // sessions at most times.
+  class TurnQueue {
    public:
-    bool empty() const { return !turns_; }
-    size_t size() const { return turns_ ? turns_->size() : 0; }
-    const Turn& operator[](size_t index) const { return (*turns_)[index]; }
-    const Turn& front() const { return turns_->front(); }
+    bool all_begun() const { return !held_ || held_->begun == held_->turns.size(); }
+    // The one to begin next; not where all have begun.
+    const Turn& next() const { return held_->turns[held_->begun]; }
+    bool next_is_let_go() const { return held_->let_go > held_->begun; }
+    // Null where there is none.
+    const Turn* first_held_back() const { return held_ ? held_->at(held_->let_go) : nullptr; }
+    const Turn* first_unsent() const { return held_ ? held_->at(held_->sent) : nullptr; }
+    // Those behind first_held_back().
+    size_t further() const { return held_ ? held_->turns.size() - held_->let_go - 1 : 0; }
+    const Turn& further(size_t index) const { return held_->turns[held_->let_go + 1 + index]; }
+
     void push_back(const Turn& turn) {
-      if (!turns_) turns_ = std::make_unique<std::deque<Turn>>();
-      turns_->push_back(turn);
+      if (!held_) held_ = std::make_unique<Held>();
+      held_->turns.push_back(turn);
     }
-    void pop_front() {
-      turns_->pop_front();
-      if (turns_->empty()) turns_.reset();
+    // What lets the next one go, too.
+    void begin_next() {
+      ++held_->begun;
+      held_->let_go = std::max(held_->let_go, held_->begun);
+      forget();
+    }
+    void let_go(Time now) { held_->turns[held_->let_go++].let_go_at = now; }
+    void sent() {
+      ++held_->sent;
+      forget();
     }
     // A deque takes blocks of 512 bytes, and at first a map of eight of them.
     size_t allocated() const {
-      return turns_ ? sizeof(std::deque<Turn>) + 8 * sizeof(void*) +
-                          (size() * sizeof(Turn) / 512 + 1) * 512
-                    : 0;
+      return held_ ? sizeof(Held) + 8 * sizeof(void*) +
+                         (held_->turns.size() * sizeof(Turn) / 512 + 1) * 512
+                   : 0;
     }
 
    private:
-    std::unique_ptr<std::deque<Turn>> turns_;  // null or not empty
+    struct Held {
+      std::deque<Turn> turns;
+      size_t begun = 0;  // so many of the first
+      size_t let_go = 0;
+      size_t sent = 0;
+
+      const Turn* at(size_t index) const { return index < turns.size() ? &turns[index] : nullptr; }
+    };
+    void forget() {
+      for (; held_->begun > 0 && held_->sent > 0; --held_->begun, --held_->let_go, --held_->sent)
+        held_->turns.pop_front();
+      if (held_->turns.empty()) held_.reset();
+    }
+    std::unique_ptr<Held> held_;
   };
   enum class Farewell : uint8_t { none, fin, reset };
+  // Whether exchanges were let go before the one before them was answered. Then it is only by the
+  // lengths of production's answers that it is known which of them the shadow is at, and out of
+  // step its own were found to be others.
+  enum class Ahead : uint8_t { no, in_step, out_of_step };
   enum class Rhythm : uint8_t {
     turns,  // the client speaks when the server is done, as far as is known
     free,   // the client has spoken while the server did
@@ -109,10 +170,20 @@ class Session {
 
   void leave(Time now, Farewell farewell, AnswerSeen answer_seen);
   void wait_for_turn(Time now, const Seen& seen);
-  bool answered(const Turn& turn, Time now) const;
+  // Whether the exchange in hand is, so that the next may begin.
+  bool answered(Time now) const;
+  bool next_is_farewell() const;
+  Duration long_silence() const;
   void begin_next_exchange(Time now, Counters& counters);
   void count_answer(Counters& counters);
-  void take_turns(Time now, Counters& counters);
+  void take_turns(Time now, const Pacing& pacing, Counters& counters);
+  // Whether a turn may be let go before the exchange in hand is answered.
+  bool goes_ahead(const Turn& turn, const Pacing& pacing) const;
+  // When production's client began the first exchange of which nothing was sent yet; never: none.
+  Time unsent_since() const;
+  bool first_has_no_turn() const;
+  Time lag_deadline(const Pacing& pacing) const;
+  void count_lags(Time now, ClientOffset sent_before, Counters& counters);
   Duration quiet() const;
   // When the shadow, if it says nothing more, counts as having answered the exchange in hand.
   Time quiet_at() const;
@@ -122,16 +193,19 @@ class Session {
   CloseReason timeout_reason() const;
 
   Connection connection_;
-  Turns turns_;  // exchanges still waiting for their turn, oldest first
+  TurnQueue turns_;
   // Bytes of the shadow's that answered the exchanges before the one in hand, and those that
-  // production has sent for this one so far.
+  // production has sent for the latest one so far.
   uint64_t received_before_ = 0;
   uint64_t production_answer_ = 0;
-  Time began_at_;  // the exchange in hand
+  // The exchange in hand; the first of a session in production, so that its lag is known.
+  Time began_at_;
   Time waiting_since_;
   Rhythm rhythm_ = Rhythm::turns;
   Farewell farewell_ = Farewell::none;
   bool held_ = false;
+  bool catching_up_ = false;
+  Ahead ahead_ = Ahead::no;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
   CloseReason reset_reason_ = CloseReason::production_reset;
   bool reset_unanswered_ = false;  // production's server had not answered either when it came

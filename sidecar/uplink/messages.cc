@@ -1,6 +1,7 @@
 #include "sidecar/uplink/messages.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "trafficmirror/v1/mirror.pb.h"
 
@@ -17,6 +18,15 @@ net::Port to_port(uint32_t number) {
 
 std::optional<net::IpAddress> to_address(const std::string& bytes) {
   return net::IpAddress::from_bytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+}
+
+// False where it is none of them.
+template <typename Choice, size_t count>
+bool read_choice(int number, const std::array<const char*, count>& names,
+                 std::optional<Choice>& choice) {
+  if (number < 0 || static_cast<size_t>(number) > names.size()) return false;
+  if (number > 0) choice = static_cast<Choice>(number - 1);
+  return true;
 }
 
 }  // namespace
@@ -50,6 +60,12 @@ std::optional<program::Limits> to_limits(const v1::Configuration& message) {
   if (message.has_percent()) limits.percent = message.percent();
   if (message.has_max_sessions()) limits.max_sessions = message.max_sessions();
   limits.memory = message.memory_limit();
+  // Of both, 0 is what is not there; what a later version may say is out of bounds.
+  if (!read_choice(message.turns(), program::turns_names, limits.turns) ||
+      !read_choice(message.over_lag(), program::over_lag_names, limits.over_lag))
+    return std::nullopt;
+  limits.max_lag = std::chrono::milliseconds(
+      std::min<uint64_t>(message.max_lag(), std::numeric_limits<int64_t>::max()));
   return program::within_bounds(limits) ? std::optional(limits) : std::nullopt;
 }
 

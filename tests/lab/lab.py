@@ -570,6 +570,11 @@ class Lab:
         }
         return [self.program("trafficmirror-sidecar"), *flags(options)]
 
+    def replay_command(self, **options):
+        """A sidecar that replays a file."""
+        options = {"intercept": endpoint(self.intercept.ipv4, INTERCEPT_GRPC), **options}
+        return [self.program("trafficmirror-sidecar"), *flags(options)]
+
     def intercept_command(self, **options):
         options = {"interface": "eth0", **options}
         return [self.program("trafficmirror-intercept"), *flags(options)]

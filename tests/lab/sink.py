@@ -24,6 +24,7 @@ class Connection(asyncio.Protocol):
         self._id = ""
         self._keep = True
         self._answers = 0  # that wait for their time
+        self._ended = False  # the client says no more
 
     def connection_made(self, transport):
         self._transport = transport
@@ -72,10 +73,11 @@ class Connection(asyncio.Protocol):
         connection = "" if keep else "Connection: close\r\n"
         answer = f"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n{connection}\r\nok\n"
         self._transport.write(answer.encode())
-        if not keep:
+        if not keep or (self._ended and self._answers == 0):
             self._transport.close()
 
     def eof_received(self):
+        self._ended = True
         return self._answers > 0  # what is owed is still sent
 
 

@@ -42,6 +42,9 @@ struct Personality {
   std::optional<uint16_t> maximum_segment_size = 1460;
 };
 
+// What has to be so when the first byte of an exchange arrives.
+enum class Order : uint8_t { answered, received, any };  // of the exchange before
+
 // What one connection received: which part of which conversation it can be.
 struct Reading {
   const Conversation* conversation;
@@ -66,6 +69,7 @@ class Shadow {
     std::vector<std::unique_ptr<Conversation>> conversations;
     std::vector<uint64_t> server_received;  // of each conversation, by now
     bool check_turns = true;                // its answers tell exchanges apart
+    Order order = Order::answered;
   };
   std::map<net::Endpoint, Application> applications;
 

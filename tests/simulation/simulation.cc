@@ -99,6 +99,8 @@ class Run {
   Personality make_personality();
   void plan_production();
   void plan_replicas();
+  void plan_pacing();
+  session::Pacing make_pacing();
   void plan_faults();
   void play(const CapturedPacket& captured, Shadow::Application& application, size_t index);
   void carry(const Network& network, const std::string& packet,
@@ -116,6 +118,7 @@ class Run {
 
   Random random_;
   Random replicas_random_;  // of its own, so that a seed's run is the same with one replica or more
+  Random pacing_random_;    // likewise
   bool trace_;
   bool faultless_;
   Time now_{};
@@ -139,11 +142,13 @@ class Run {
   double capture_loss_ = 0;
   Time production_ends_{};
   uint64_t last_exchanges_ = 0;
+  Duration longest_lag_ = Duration::max();
 };
 
 Run::Run(uint64_t seed, bool with_trace)
     : random_(seed),
       replicas_random_(~seed),
+      pacing_random_(mix(~seed)),
       trace_(with_trace),
       faultless_(random_.chance(0.3)),
       shadow_(
@@ -190,6 +195,7 @@ Run::Run(uint64_t seed, bool with_trace)
     if (random_.chance(0.5)) network->jitter = Duration(static_cast<int64_t>(random_.scale(16)));
   }
   if (!faultless_ && random_.chance(0.2)) capture_loss_ = random_.chance(0.5) ? 0.005 : 0.05;
+  options_.limits.pacing = make_pacing();
   plan_production();
   engine_.emplace(options_);
   const uint64_t replicas = replicas_random_.chance(0.5) ? 1 : replicas_random_.between(2, 3);
@@ -197,7 +203,50 @@ Run::Run(uint64_t seed, bool with_trace)
     replicas_.push_back(std::make_unique<Replica>(*this, number));
   at(Time{}, [this] { come(*replicas_.front()); });
   plan_replicas();
+  plan_pacing();
   plan_faults();
+}
+
+session::Pacing Run::make_pacing() {
+  session::Pacing pacing;
+  if (pacing_random_.chance(0.5))
+    pacing.turns = pacing_random_.chance(0.5) ? session::Turns::eager : session::Turns::off;
+  if (pacing_random_.chance(0.4)) {
+    pacing.max_lag = Duration(static_cast<int64_t>(pacing_random_.scale(22)));
+    if (faultless_ || pacing_random_.chance(0.5)) pacing.over_lag = session::OverLag::catch_up;
+  }
+  return pacing;
+}
+
+// The pacing it begins with is changed in some runs. What may be asked of the order in which
+// exchanges arrive is what holds with both.
+void Run::plan_pacing() {
+  const session::Pacing first = options_.limits.pacing;
+  const session::Pacing second = pacing_random_.chance(0.3) ? make_pacing() : first;
+  const auto order_of = [](const session::Pacing& pacing) {
+    if (pacing.turns == session::Turns::off) return Order::any;
+    const bool eager =
+        pacing.turns == session::Turns::eager ||
+        (pacing.max_lag > Duration::zero() && pacing.over_lag == session::OverLag::catch_up);
+    return eager ? Order::received : Order::answered;
+  };
+  for (auto& [target, application] : shadow_.applications)
+    application.order = std::max(order_of(first), order_of(second));
+  trace("order", std::to_string(static_cast<int>(std::max(order_of(first), order_of(second)))));
+  // Nothing is sent that is later than it may be.
+  const auto longest = [](const session::Pacing& pacing) {
+    return pacing.max_lag > Duration::zero() && pacing.over_lag == session::OverLag::shed
+               ? pacing.max_lag
+               : Duration::max();
+  };
+  longest_lag_ = std::max(longest(first), longest(second));
+  if (second == first) return;
+  at(Time{} + pacing_random_.duration(Duration(0), production_ends_ - Time{} + seconds(1)),
+     [this, second] {
+       trace("pacing", "changed");
+       options_.limits.pacing = second;
+       engine_->set_limits(now_, options_.limits);
+     });
 }
 
 net::IpAddress Run::source_of(uint8_t replica) const {
@@ -515,6 +564,9 @@ void Run::check_step() {
   if (counters.memory > options_.limits.memory) fail("memory is over its limit");
   if (counters.exchanges < last_exchanges_) fail("exchanges went back");
   last_exchanges_ = counters.exchanges;
+  for (size_t i = 1; i < counters.lags.exchanges.size(); ++i)
+    if (session::Lags::bounds[i - 1] >= longest_lag_ && counters.lags.exchanges[i] > 0)
+      fail("an exchange was sent later than it may be");
 }
 
 void Run::check_end() {

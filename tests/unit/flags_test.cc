@@ -273,6 +273,17 @@ TEST(Limits, AreReadAndRefused) {
                                                     ": is no count; write a number from 1 on"));
   EXPECT_EQ(read({"--memory-limit", "1023Ki"}),
             Read("--memory-limit 1023Ki: is too small; write 1Mi or more"));
+  EXPECT_EQ(read({"--turns", "eager", "--max-lag", "500ms", "--over-lag", "catch-up"}),
+            Read(Limits{.percent = {},
+                        .max_sessions = {},
+                        .turns = Turns::eager,
+                        .max_lag = std::chrono::milliseconds(500),
+                        .over_lag = OverLag::catch_up}));
+  EXPECT_EQ(read({"--turns", "later"}), Read("--turns later: is none of wait|eager|off"));
+  EXPECT_EQ(read({"--over-lag", "catch up"}),
+            Read("--over-lag catch up: is none of shed|catch-up"));
+  EXPECT_EQ(read({"--max-lag", "0s"}),
+            Read("--max-lag 0s: is no duration; write it like 500ms, 60s, 5m or 2h"));
 }
 
 TEST(Limits, OneGoesBeforeTheOther) {
@@ -280,6 +291,18 @@ TEST(Limits, OneGoesBeforeTheOther) {
   EXPECT_EQ(Limits{}.over(own), own);
   EXPECT_EQ((Limits{1.0, {}, 0}.over(own)), (Limits{1.0, 10, 1 << 20}));
   EXPECT_EQ((Limits{{}, 5, 2 << 20}.over(own)), (Limits{50.0, 5, 2 << 20}));
+  const Limits paced{.percent = {},
+                     .max_sessions = {},
+                     .turns = Turns::off,
+                     .max_lag = std::chrono::seconds(1),
+                     .over_lag = OverLag::catch_up};
+  EXPECT_EQ(Limits{}.over(paced), paced);
+  const Limits otherwise{.percent = {},
+                         .max_sessions = {},
+                         .turns = Turns::wait,
+                         .max_lag = std::chrono::seconds(2),
+                         .over_lag = OverLag::shed};
+  EXPECT_EQ(otherwise.over(paced), otherwise);
 }
 
 TEST(Flags, HelpTeachesAndComesBeforeMistakes) {

@@ -1,5 +1,6 @@
 #include "program/http.h"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 
@@ -73,7 +74,9 @@ TEST(HttpServer, ServesMetricsAsPrometheusReadsThem) {
   handlers.metrics = [] {
     return std::vector{counter("shed_total", "Sessions not mirrored.",
                                {{3, {{"reason", "limit"}}}, {4, {{"reason", "a \"quote\""}}}}),
-                       gauge("sessions_active", "Open sessions.", 12)};
+                       gauge("sessions_active", "Open sessions.", 12),
+                       histogram("lag_seconds", "Lags.", std::array{0.001, 1.0},
+                                 std::array<uint64_t, 3>{2, 0, 5}, 12.5)};
   };
   const HttpServer server({"127.0.0.1", {0}}, handlers);
   const std::string response = get(server.port(), "/metrics");
@@ -81,7 +84,9 @@ TEST(HttpServer, ServesMetricsAsPrometheusReadsThem) {
        {"Content-Type: text/plain; version=0.0.4", "# HELP shed_total Sessions not mirrored.\n",
         "# TYPE shed_total counter\n", "shed_total{reason=\"limit\"} 3\n",
         "shed_total{reason=\"a \\\"quote\\\"\"} 4\n", "# TYPE sessions_active gauge\n",
-        "sessions_active 12\n"})
+        "sessions_active 12\n", "# TYPE lag_seconds histogram\n", "lag_seconds_count 7\n",
+        "lag_seconds_sum 12.5\n", "lag_seconds_bucket{le=\"0.001\"} 2\n",
+        "lag_seconds_bucket{le=\"1\"} 2\n", "lag_seconds_bucket{le=\"+Inf\"} 7\n"})
     EXPECT_NE(response.find(part), std::string::npos) << part << " is not in\n" << response;
 }
 

@@ -103,6 +103,12 @@ TEST(Limits, AreReadWithinTheirBounds) {
   message.set_max_sessions(1);
   message.set_memory_limit(1 << 20);
   EXPECT_EQ(to_limits(message), (program::Limits{0.1, 1, 1 << 20}));
+  message.set_turns(v1::TURNS_OFF);
+  message.set_max_lag(1);
+  message.set_over_lag(v1::OVER_LAG_CATCH_UP);
+  EXPECT_EQ(to_limits(message),
+            (program::Limits{0.1, 1, 1 << 20, program::Turns::off, std::chrono::milliseconds(1),
+                             program::OverLag::catch_up}));
 
   const auto holds = [&](auto change) {
     v1::Configuration changed = message;
@@ -115,6 +121,12 @@ TEST(Limits, AreReadWithinTheirBounds) {
   EXPECT_FALSE(holds([](auto& m) { m.set_percent(std::nan("")); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_max_sessions(0); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_memory_limit((1 << 20) - 1); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_turns(static_cast<v1::Turns>(4)); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_turns(static_cast<v1::Turns>(-1)); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_over_lag(static_cast<v1::OverLag>(3)); }));
+  EXPECT_TRUE(holds([](auto& m) { m.set_max_lag(315'360'000'000); })) << "ten years";
+  EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(315'360'000'001); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(UINT64_MAX); }));
 }
 
 TEST(Headers, StandOneBehindTheOther) {

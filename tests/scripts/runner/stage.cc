@@ -1,6 +1,7 @@
 #include "tests/scripts/runner/stage.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <stdexcept>
 
@@ -160,15 +161,28 @@ session::Limits Stage::limits(const Line& line) {
   session::Limits limits;
   for (size_t i = 1; i + 1 < line.words.size(); i += 2) {
     const std::string& name = line.words[i];
-    const double value = std::stod(line.words[i + 1]);
+    const std::string& value = line.words[i + 1];
+    session::Pacing& pacing = limits.pacing;
     if (name == "percent")
-      limits.percent = value;
+      limits.percent = std::stod(value);
     else if (name == "sessions")
-      limits.sessions = static_cast<uint64_t>(value);
+      limits.sessions = std::stoull(value);
     else if (name == "memory")
-      limits.memory = static_cast<uint64_t>(value);
+      limits.memory = std::stoull(value);
+    else if (name == "turns" && value == "wait")
+      pacing.turns = session::Turns::wait;
+    else if (name == "turns" && value == "eager")
+      pacing.turns = session::Turns::eager;
+    else if (name == "turns" && value == "off")
+      pacing.turns = session::Turns::off;
+    else if (name == "max-lag")
+      pacing.max_lag = session::Duration(std::llround(std::stod(value) * 1e6));
+    else if (name == "over-lag" && value == "shed")
+      pacing.over_lag = session::OverLag::shed;
+    else if (name == "over-lag" && value == "catch-up")
+      pacing.over_lag = session::OverLag::catch_up;
     else
-      throw std::runtime_error("line " + std::to_string(line.number) + ": '" + name +
+      throw std::runtime_error("line " + std::to_string(line.number) + ": '" + name + " " + value +
                                "' is no limit");
   }
   return limits;
