@@ -61,6 +61,14 @@ class Cluster:
         self.binaries = binaries
 
     def __enter__(self):
+        try:
+            return self._start()
+        except LabError as error:
+            # Kubernetes' own start is not what is tested here.
+            print(f"  the nodes are started once more: {error}", flush=True)
+            return self._start()
+
+    def _start(self):
         self.directory = tempfile.mkdtemp(prefix="trafficmirror-cluster-")
         self._environment = {**os.environ, "KUBE_BIN": self.binaries, "KUBE_NODE": str(NODES),
                              "KUBE_DIR": self.directory, "HOME": self.directory}
