@@ -289,7 +289,7 @@ TEST(PacketFileTest, SaysWherePackedDataEndTooSoonOrAreCorrupt) {
   pack_with_gzip(plain, gzip);
   const std::string with_gzip = content_of(gzip);
   const std::string with_zstd = packed_with_zstd(content_of(plain));
-  const auto check = [&](std::string content, const char* words) {
+  const auto check = [&](const std::string& content, const char* words) {
     write_file(bad, content);
     const ReadFile read = read_file(bad);
     EXPECT_NE(read.problem.find(words), std::string::npos) << read.problem;
