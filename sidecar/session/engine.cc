@@ -140,6 +140,8 @@ void Engine::stream_lost(Stream& stream) {
 
 void Engine::drain(Time now) {
   draining_ = true;
+  for (auto& [key, flow] : flows_)
+    if (flow.start_shed) shed(flow, *flow.start_shed);
   while (!sessions_.empty()) close(now, sessions_.front(), CloseReason::drained);
 }
 
@@ -233,6 +235,9 @@ void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
   }
   const net::Packet before_fin = flow.client_fin ? cut_at(packet, *flow.client_fin) : packet;
   if (before_fin.payload_length > 0) {
+    if (flow.boundary == Boundary::certain &&
+        (!flow.client || flow.client->next() == before_fin.tcp.sequence))
+      learn_protocol(flow, before_fin);
     if (flow.session)
       take_client_bytes(now, flow, before_fin);
     else
@@ -289,14 +294,17 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   const net::SequenceNumber end = tcp.sequence + packet.payload_length;
   if (flow.client && end <= flow.client->next()) return;  // sent again
   const bool in_order = !flow.client || tcp.sequence == flow.client->next();
-  const bool first = flow.boundary == Boundary::certain ||
-                     (flow.boundary == Boundary::likely && begins_request(packet.payload));
+  const bool request = begins_request(packet.payload);
+  const bool first =
+      flow.boundary == Boundary::certain || (flow.boundary == Boundary::likely && request);
   const bool begins_exchange = first || !flow.answer_seen || flow.new_answer(tcp.acknowledgment);
   // A clean boundary: all that the client said before has been received and answered, and it has
   // seen the answer.
   const bool all_received = !flow.server_received || *flow.server_received == tcp.sequence;
   const bool boundary = in_order && all_received && (first || flow.new_answer(tcp.acknowledgment));
-  if (boundary && !packet.cut() && !flow.client_finished && now >= flow.retry_at) {
+  if (boundary && request) learn_protocol(flow, packet);
+  if (boundary && (first || request || is_exchange_behind_answer(flow)) && !packet.cut() &&
+      !flow.client_finished && now >= flow.retry_at) {
     if (mirror(now, flow, nullptr)) {
       flow.boundary = Boundary::unknown;
       if (!flow.client) {
@@ -310,13 +318,31 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
       take_client_bytes(now, flow, packet);
       return;
     }
-  } else if (begins_exchange && !flow.shed_counted) {
-    ++counters_[now < flow.retry_at ? ShedReason::shadow_down : ShedReason::mid_exchange];
+  } else if (begins_exchange) {
+    shed(flow, now < flow.retry_at ? ShedReason::shadow_down : ShedReason::mid_exchange);
   }
-  flow.shed_counted = false;
+  flow.spoke_behind_answer |= boundary;
+  flow.counted = false;
   flow.boundary = Boundary::unknown;
   flow.client = Reassembly(end);
   flow.saw_answer(tcp.acknowledgment);
+}
+
+// From the bytes that begin an exchange.
+void Engine::learn_protocol(const Flow& flow, const net::Packet& packet) {
+  if (begins_request(packet.payload))
+    protocols_[flow.key->server.port] = Protocol::http;
+  else if (!packet.cut())
+    protocols_.try_emplace(flow.key->server.port, Protocol::other);
+}
+
+// A server may answer before it has read the whole request (RFC 9112 section 9.3), and the rest of
+// it comes behind the answer: HTTP tells it from a request. Where nobody knows yet what is spoken,
+// the second time is believed: a request is answered early only once.
+bool Engine::is_exchange_behind_answer(const Flow& flow) const {
+  const auto protocol = protocols_.find(flow.key->server.port);
+  return protocol == protocols_.end() ? flow.spoke_behind_answer
+                                      : protocol->second == Protocol::other;
 }
 
 void Engine::on_server(Time now, Flow& flow, const net::Packet& packet) {
@@ -413,6 +439,7 @@ void Engine::end_flow(Time now, Flow& flow, CloseReason reason) {
       touch(*entry);
     }
   }
+  if (flow.start_shed) shed(flow, *flow.start_shed);
   flow_timers_.remove(flow);
   counters_.memory -= flow_size;
   flows_.erase(flows_.find(*flow.key));
@@ -558,15 +585,23 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
       result = open_session(now, std::get<Way>(way), syn);
   }
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
-    if (!flow.shed_counted) ++counters_[*reason];
-    flow.shed_counted = syn != nullptr;  // its first exchange is counted with it
+    if (syn)
+      flow.start_shed = *reason;
+    else
+      shed(flow, *reason);
     return false;
   }
   flow.session = std::get<SessionEntry*>(result);
   if (!syn) ++stream_of(*flow.session).counters.adopted;
   flow.session->flow = &flow;
-  flow.shed_counted = false;
+  flow.start_shed.reset();
+  flow.counted = false;
   return true;
+}
+
+void Engine::shed(Flow& flow, ShedReason reason) {
+  if (!flow.counted) ++counters_[flow.start_shed.value_or(reason)];
+  flow.start_shed.reset();
 }
 
 std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Way& way,
@@ -717,6 +752,7 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
     // What was held for the session is gone; the flow is watched for its next boundary from here
     // on.
     flow->client = Reassembly(flow->client->next());
+    flow->counted = flow->boundary == Boundary::certain;
   }
   stream.source_ports.give_back(entry.source, entry.session.connection().next_initial_sequence());
   stream.timers.remove(entry);

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -169,6 +170,8 @@ class Engine {
   void take_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   // Looks for the exchange boundary at which a flow without a session can be taken up.
   void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
+  void learn_protocol(const Flow& flow, const net::Packet& packet);
+  bool is_exchange_behind_answer(const Flow& flow) const;
   // `server_next`: the end of what the server had sent when it acknowledged last.
   void look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next);
 
@@ -182,6 +185,8 @@ class Engine {
   // Gives the flow a session, or counts why not. `syn`: the client's own, whose options are kept;
   // null to adopt a flow that is already open.
   bool mirror(Time now, Flow& flow, const net::Packet* syn);
+  // Counts that the exchange in hand is not mirrored.
+  void shed(Flow& flow, ShedReason reason);
   std::optional<ShedReason> beyond_limits(const Flow& flow) const;
   // Where a new session goes.
   struct Way {
@@ -218,6 +223,9 @@ class Engine {
   uint64_t last_sampled_ = UINT64_MAX;  // the highest hash of a flow's that is sampled
   bool draining_ = false;
 
+  // What connections to a port begin with, as far as one was seen that does.
+  enum class Protocol : uint8_t { http, other };
+  std::map<net::Port, Protocol> protocols_;
   std::unordered_map<net::FlowKey, Flow> flows_;
   std::list<SessionEntry> sessions_;  // of all streams; the newest is the last
   TimerHeap flow_timers_;

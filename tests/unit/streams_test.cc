@@ -59,13 +59,22 @@ struct Sidecar {
   static std::string client(size_t flow) {
     return "192.0." + std::to_string(flow / 250) + "." + std::to_string(flow % 250 + 1) + ":40000";
   }
-  void open(size_t flow) {
-    const std::string syn = tests::packet(client(flow), server, {.flags = {.syn = true}});
-    engine.on_production(now, tests::parsed(syn));
-    engine.run(now);
-  }
+  void open(size_t flow) { say(flow, {.flags = {.syn = true}}); }
   void open_many(size_t count, size_t from = 0) {
     for (size_t flow = from; flow < from + count; ++flow) open(flow);
+  }
+  // With a request, so that it counts if it is shed.
+  void use(size_t flow) {
+    open(flow);
+    say(flow, {.sequence = 1, .acknowledgment = 1, .flags = {.ack = true}, .payload = "one"});
+  }
+  void use_many(size_t count, size_t from = 0) {
+    for (size_t flow = from; flow < from + count; ++flow) use(flow);
+  }
+  void say(size_t flow, const tests::Segment& segment) {
+    const std::string packet = tests::packet(client(flow), server, segment);
+    engine.on_production(now, tests::parsed(packet));
+    engine.run(now);
   }
   uint64_t shed(ShedReason reason) { return engine.counters()[reason]; }
   // The number of the replica whose stream takes a flow's session.
@@ -185,7 +194,7 @@ TEST_F(Streams, WhatOneHasNoRoomForGoesToAnother) {
   EXPECT_EQ(replicas[1].syns, 990U);
 
   Engine::set_uplink_full(*replicas[1].stream, true);
-  open_many(10, 1000);
+  use_many(10, 1000);
   EXPECT_EQ(shed(ShedReason::no_source_port), 10U) << "the reason of the one that came closest";
   lease(replicas[0]);
   open_many(90, 1100);
@@ -194,11 +203,11 @@ TEST_F(Streams, WhatOneHasNoRoomForGoesToAnother) {
   EXPECT_EQ(sum(engine.counters().shed), 10U);
 
   Engine::set_uplink_full(*replicas[0].stream, true);
-  open(2000);
+  use(2000);
   EXPECT_EQ(shed(ShedReason::uplink_full), 1U);
   engine.remove_stream(*replicas[0].stream);
   engine.stream_lost(*replicas[1].stream);
-  open(2001);
+  use(2001);
   EXPECT_EQ(shed(ShedReason::no_stream), 1U);
 }
 
@@ -209,7 +218,7 @@ TEST_F(Streams, OneWithoutATargetForThePortIsPassedOver) {
   open_many(100);
   EXPECT_EQ(replicas[0].syns, 100U);
   engine.set_lease(now, *replicas[0].stream, {});
-  open(100);
+  use(100);
   EXPECT_EQ(shed(ShedReason::no_target), 1U);
   EXPECT_EQ(engine.counters()[CloseReason::target_gone], 100U) << "those of its own lease";
 }
@@ -285,7 +294,7 @@ TEST_F(Streams, LimitsCountOverAllOfThem) {
   Limits limits;
   limits.sessions = 30;
   engine.set_limits(now, limits);
-  open_many(100);
+  use_many(100);
   EXPECT_EQ(engine.counters().active, 30U);
   EXPECT_EQ(shed(ShedReason::session_limit), 70U);
   // The newest go, whichever stream they are of.
@@ -336,7 +345,7 @@ TEST_F(Reports, EachIsToldOfItsOwnSessionsAndOneOfTheRest) {
   Limits limits;
   limits.sessions = 50;
   engine.set_limits(now, limits);
-  open_many(80);
+  use_many(80);
   for (Replica& replica : replicas) report(replica);
   for (Replica& replica : replicas) {
     EXPECT_EQ(told[&replica].opened, replica.syns);
