@@ -31,6 +31,7 @@ struct Limits {
   std::optional<Turns> turns{};
   std::chrono::milliseconds max_lag{0};  // 0: not there
   std::optional<OverLag> over_lag{};
+  std::optional<uint32_t> max_rate{};  // exchanges a second
 
   bool operator==(const Limits&) const = default;
 
@@ -44,7 +45,7 @@ inline constexpr uint64_t least_memory = 1 << 20;
 // Whether what is there is within its bounds.
 bool within_bounds(const Limits& limits);
 
-// --percent, --max-sessions, --memory-limit, --turns, --max-lag and --over-lag.
+// --percent, --max-sessions, --max-rate, --memory-limit, --turns, --max-lag and --over-lag.
 void add_limit_flags(CLI::App& app, Limits& limits);
 
 }  // namespace trafficmirror::program

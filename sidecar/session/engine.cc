@@ -76,6 +76,7 @@ void Engine::set_limits(Time now, const Limits& limits) {
   last_sampled_ = limits.percent >= 100
                       ? UINT64_MAX
                       : static_cast<uint64_t>(std::ldexp(limits.percent / 100, 64));
+  rate_limit_.set(limits.rate);
   shed_newest(now);
 }
 
@@ -259,11 +260,15 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
   const bool received_before = flow.server_received && *flow.server_received > packet.tcp.sequence;
   const bool sent_again =
       received_before || packet.tcp.sequence != flow.client->next() || flow.client->has_gap();
+  bool exchange_began = false;
   const auto deliver = [&](std::span<const uint8_t> bytes, const Reassembly::Sent& sent) {
     Session::AnswerSeen seen = flow.new_answer(sent.acknowledgment);
     if (seen) {
       seen->more_under_way = sent.more_under_way;
       seen->sent_again = sent_again;
+      // The first one was taken into account when the session was opened.
+      exchange_began =
+          exchange_began || entry.session.connection().end() > ClientOffset(0);
     }
     entry.session.client_sent(now, bytes, seen);
     flow.saw_answer(sent.acknowledgment);
@@ -281,6 +286,7 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
   touch(entry);
   look_for_gap(now, flow, flow.server_next.value_or(acknowledgment));
   account(now, entry);
+  if (exchange_began) count_exchange(now);
 }
 
 void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet) {
@@ -496,15 +502,16 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key) {
 }
 
 // A session that takes another's place is within them already.
-std::optional<ShedReason> Engine::beyond_limits(const Flow& flow) const {
+std::optional<ShedReason> Engine::beyond_limits(Time now, const Flow& flow) {
   if (!sampled(*flow.key)) return ShedReason::sampled;
   if (sessions_.size() >= options_.limits.sessions) return ShedReason::session_limit;
+  if (!rate_limit_.has_room(now)) return ShedReason::rate_limit;
   return std::nullopt;
 }
 
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
   std::variant<SessionEntry*, ShedReason> result = nullptr;
-  if (const auto beyond = beyond_limits(flow)) {
+  if (const auto beyond = beyond_limits(now, flow)) {
     result = *beyond;
   } else {
     const auto way = way_for(*flow.key);
@@ -522,6 +529,7 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
   if (!syn) ++stream_of(*flow.session).counters.adopted;
   flow.session->flow = &flow;
   flow.shed_counted = false;
+  rate_limit_.spend(now);
   return true;
 }
 
@@ -699,6 +707,12 @@ void Engine::account(Time now, SessionEntry& entry) {
 void Engine::shed_newest(Time now) {
   while (counters_.memory > options_.limits.memory && !sessions_.empty())
     close(now, sessions_.back(), CloseReason::memory_limit);
+}
+
+// An exchange can't be left out of a session, so where too many begin sessions have to go.
+void Engine::count_exchange(Time now) {
+  if (!rate_limit_.spend(now) && !sessions_.empty())
+    close(now, sessions_.back(), CloseReason::rate_limit);
 }
 
 Counters Engine::counters() const {

@@ -28,6 +28,7 @@
 #include "sidecar/session/counters.h"
 #include "sidecar/session/flow.h"
 #include "sidecar/session/lease.h"
+#include "sidecar/session/rate_limit.h"
 #include "sidecar/session/segment.h"
 #include "sidecar/session/session.h"
 #include "sidecar/session/source_ports.h"
@@ -76,6 +77,7 @@ struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
   double percent = 100;  // of production's connections
+  uint32_t rate = 0;     // exchanges a second; 0: any
   Pacing pacing;
 };
 
@@ -165,7 +167,7 @@ class Engine {
   // Gives the flow a session, or counts why not. `syn`: the client's own, whose options are kept;
   // null to adopt a flow that is already open.
   bool mirror(Time now, Flow& flow, const net::Packet* syn);
-  std::optional<ShedReason> beyond_limits(const Flow& flow) const;
+  std::optional<ShedReason> beyond_limits(Time now, const Flow& flow);
   // Where a new session goes.
   struct Way {
     Stream* stream;
@@ -189,11 +191,14 @@ class Engine {
   // Brings the account of memory up to date; sheds sessions while it is over the limit.
   void account(Time now, SessionEntry& entry);
   void shed_newest(Time now);
+  // Takes an exchange into account that began on a session.
+  void count_exchange(Time now);
 
   Options options_;
   std::vector<std::unique_ptr<Stream>> streams_;  // few; null where one was removed
   uint64_t streams_added_ = 0;
   uint64_t last_sampled_ = UINT64_MAX;  // the highest hash of a flow's that is sampled
+  RateLimit rate_limit_;
   bool draining_ = false;
 
   std::unordered_map<net::FlowKey, Flow> flows_;

@@ -105,6 +105,29 @@ class Configuration(labtest.LabTest):
         self.assert_served(self.load("again").finish())
         self.assertGreater(self.shed("sampled"), counted.total("trafficmirror_shed_total", reason="sampled"))
 
+    def test_rate(self):
+        self.start(target=[self.target], sidecar={"max_rate": 20})
+        # 600 connections in three seconds: a second's worth of them at once, and so many in each.
+        self.assert_served(self.load("many", seconds=3).finish())
+        counted = self.metrics()
+        opened = counted.total("trafficmirror_sessions_opened_total")
+        self.assertEqual(opened + self.shed("rate_limit"), 600)
+        self.assertGreaterEqual(opened, 60)
+        self.assertLessEqual(opened, 100)
+        wait_until(lambda: len(self.shadow.ids()) == opened, "all that were let through")
+        self.assertEqual(self.metrics().total("trafficmirror_sessions_closed_total", reason="rate_limit"), 0)
+
+        # Ten that stay are as many too many, whatever it said before: sessions go until it fits.
+        self.take(target=[self.target], max_rate=100)
+        self.told("up to 100 requests a second")
+        self.assert_served(self.load("kept", mode="keepalive", rate=400, seconds=4).finish())
+        mirrored = len(self.shadow.ids()) - opened
+        self.assertLessEqual(mirrored, 100 * (4 + 2) + 20)
+        self.assertGreaterEqual(mirrored, 200)
+        counted = self.metrics()
+        self.assertGreater(counted.total("trafficmirror_sessions_closed_total", reason="rate_limit"), 0)
+        self.assert_sums_close(counted)
+
     def test_a_wrong_file_changes_nothing(self):
         self.start(target=[self.target])
         self.write(target=[self.target], percent=0)

@@ -196,6 +196,8 @@ Run::Run(uint64_t seed, bool with_trace)
   }
   if (!faultless_ && random_.chance(0.2)) capture_loss_ = random_.chance(0.5) ? 0.005 : 0.05;
   options_.limits.pacing = make_pacing();
+  if (!faultless_ && pacing_random_.chance(0.1))
+    options_.limits.rate = static_cast<uint32_t>(pacing_random_.between(1, 20));
   plan_production();
   engine_.emplace(options_);
   const uint64_t replicas = replicas_random_.chance(0.5) ? 1 : replicas_random_.between(2, 3);

@@ -169,6 +169,8 @@ session::Limits Stage::limits(const Line& line) {
       limits.sessions = std::stoull(value);
     else if (name == "memory")
       limits.memory = std::stoull(value);
+    else if (name == "rate")
+      limits.rate = static_cast<uint32_t>(std::stoul(value));
     else if (name == "turns" && value == "wait")
       pacing.turns = session::Turns::wait;
     else if (name == "turns" && value == "eager")
