@@ -84,8 +84,9 @@ int run(int argc, const char* const* argv) {
   app.footer(
       "Example:\n"
       "  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443\n\n"
-      "What the intercept says of --percent, --max-sessions, --max-rate, --memory-limit, --turns,\n"
-      "--max-lag and --over-lag goes before them.\n"
+      "What the intercept says of --percent, --filter, --max-sessions, --max-rate, "
+      "--memory-limit,\n"
+      "--turns, --max-lag and --over-lag goes before them.\n"
       "It needs CAP_NET_RAW. /readyz of --http says whether it captures and the stream is up.");
   if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
   program::set_up_logging(common, program_name);

@@ -72,6 +72,7 @@ std::string describe(const program::Limits& limits, const session::Limits& in_us
         ", up to {} ms late and then {}", limits.max_lag.count(),
         name_of(limits.over_lag.value_or(program::OverLag::shed), program::over_lag_names));
   if (limits.max_rate) text += fmt::format(", up to {} requests a second", in_use.rate);
+  if (limits.filter) text += fmt::format(", filter: {}", limits.filter->expression());
   return text;
 }
 
@@ -267,6 +268,10 @@ void Shard::configure(const program::Limits& limits) {
   if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
   if (limits_.memory != 0) of_engine.memory = limits_.memory;
   if (limits_.max_rate) of_engine.rate = *limits_.max_rate;
+  if (limits_.filter)
+    of_engine.filter = [filter = *limits_.filter](const net::FlowKey& key) {
+      return filter.lets_through(key);
+    };
   of_engine.pacing = pacing_of(limits_);
   engine_.set_limits(now_, of_engine);
   if (limits == program::Limits{}) return;

@@ -43,6 +43,7 @@ inline constexpr std::array close_reason_names = {
 enum class ShedReason : uint8_t {
   mid_exchange,    // an open connection, or one whose session ended: the next exchange boundary is
                    // waited for
+  filtered,        // --filter does not let it through
   sampled,         // not one of --percent
   session_limit,   // --max-sessions are open
   rate_limit,      // --max-rate exchanges a second have begun
@@ -55,9 +56,8 @@ enum class ShedReason : uint8_t {
   own_traffic,  // the "client" is the intercept itself: mirroring it would never end
 };
 inline constexpr std::array shed_reason_names = {
-    "mid_exchange", "sampled",        "session_limit", "rate_limit",   "no_stream",
-    "no_target",    "no_source_port", "shadow_down",   "memory_limit", "uplink_full",
-    "own_traffic",
+    "mid_exchange", "filtered",       "sampled",     "session_limit", "rate_limit",  "no_stream",
+    "no_target",    "no_source_port", "shadow_down", "memory_limit",  "uplink_full", "own_traffic",
 };
 
 // How much later exchanges were sent to the shadow than production's client began them.

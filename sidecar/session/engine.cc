@@ -173,7 +173,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   auto found = flows_.find(key);
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
-    if (packet.payload_length == 0 || is_own(key.client) || !sampled(key)) return;
+    if (packet.payload_length == 0 || is_own(key.client) || left_out(key)) return;
     if (!add_flow(now, key)) return;
     found = flows_.find(key);
   }
@@ -196,8 +196,8 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
     if (found->second.syn == packet.tcp.sequence) return;  // sent again
     end_flow(now, found->second, CloseReason::flow_reused);
   }
-  if (!sampled(key)) {
-    ++counters_[ShedReason::sampled];
+  if (const auto reason = left_out(key)) {
+    ++counters_[*reason];
     return;
   }
   Flow* added = add_flow(now, key);
@@ -210,7 +210,7 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 }
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
-  if (flows_.contains(key) || is_own(key.client) || !sampled(key)) return;
+  if (flows_.contains(key) || is_own(key.client) || left_out(key)) return;
   if (Flow* flow = add_flow(now, key)) flow->boundary = boundary;
 }
 
@@ -267,8 +267,7 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
       seen->more_under_way = sent.more_under_way;
       seen->sent_again = sent_again;
       // The first one was taken into account when the session was opened.
-      exchange_began =
-          exchange_began || entry.session.connection().end() > ClientOffset(0);
+      exchange_began = exchange_began || entry.session.connection().end() > ClientOffset(0);
     }
     entry.session.client_sent(now, bytes, seen);
     flow.saw_answer(sent.acknowledgment);
@@ -503,7 +502,7 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key) {
 
 // A session that takes another's place is within them already.
 std::optional<ShedReason> Engine::beyond_limits(Time now, const Flow& flow) {
-  if (!sampled(*flow.key)) return ShedReason::sampled;
+  if (const auto reason = left_out(*flow.key)) return reason;
   if (sessions_.size() >= options_.limits.sessions) return ShedReason::session_limit;
   if (!rate_limit_.has_room(now)) return ShedReason::rate_limit;
   return std::nullopt;

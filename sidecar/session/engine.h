@@ -17,6 +17,7 @@
 // Not thread-safe: one engine is one shard, run by one thread.
 #pragma once
 
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -78,6 +79,9 @@ struct Limits {
   uint64_t sessions = UINT64_MAX;
   double percent = 100;  // of production's connections
   uint32_t rate = 0;     // exchanges a second; 0: any
+  // Whether a connection may be mirrored; none: each. It is asked again and again, and has to say
+  // the same of the same.
+  std::function<bool(const net::FlowKey&)> filter;
   Pacing pacing;
 };
 
@@ -142,8 +146,13 @@ class Engine {
   void set_reported(Stream& stream);
 
  private:
-  // Whether a connection is one of those that are mirrored, if not all are. Always the same answer
-  // for the same, in all sidecars.
+  // Why a connection is none of those that are mirrored, if not all are. Always the same answer for
+  // the same, in all sidecars.
+  std::optional<ShedReason> left_out(const net::FlowKey& key) const {
+    if (options_.limits.filter && !options_.limits.filter(key)) return ShedReason::filtered;
+    if (!sampled(key)) return ShedReason::sampled;
+    return std::nullopt;
+  }
   bool sampled(const net::FlowKey& key) const {
     return last_sampled_ == UINT64_MAX || std::hash<net::FlowKey>()(key) <= last_sampled_;
   }

@@ -128,6 +128,47 @@ class Configuration(labtest.LabTest):
         self.assertGreater(counted.total("trafficmirror_sessions_closed_total", reason="rate_limit"), 0)
         self.assert_sums_close(counted)
 
+    def test_filter(self):
+        lab = self.lab
+        other = endpoint(lab.production.ipv4, 81)
+        lab.sink(lab.production, 81)
+        other_shadow = lab.sink(lab.shadow, 81)
+        targets = [self.target, f"81={endpoint(lab.shadow.ipv4, 81)}"]
+        client = f"src host {lab.client.ipv4}"
+        self.intercept = lab.start_intercept(config=self.write(target=targets))
+        # On top of the ports.
+        self.sidecar = lab.start_sidecar(port=[80, 81], filter=f"{client} and dst port 80")
+        first = self.load("first")
+        left_out = lab.load("left-out", other, rate=200, seconds=2, connections=10, mode="close")
+        kept = lab.load("kept", other, rate=100, seconds=60, connections=5)
+        self.assert_served(first.finish())
+        self.assert_served(left_out.finish())
+        self.assert_same_requests(first.ids(), self.shadow)
+        self.assertEqual(other_shadow.ids(), [])
+        self.assertEqual(self.shed("filtered"), 400 + 5, "each connection once")
+        counted = self.metrics()
+        self.assertEqual(labtest.unmirrored(counted), 405)
+        self.assertEqual(counted.total("trafficmirror_flows"), 0, "those left out are not followed")
+
+        # What comes down the stream goes before the flag, and is in force for connections that are
+        # open, from their next requests on.
+        self.take(target=targets, filter=f"{client} and not dst port 80")
+        self.told("filter: src host")
+        wait_until(lambda: other_shadow.ids(), "requests of connections that were left out")
+        second = self.load("second")
+        self.assert_served(second.finish())
+        self.assert_served(kept.stop())
+        self.assertEqual(self.shed("filtered"), 405 + 400)
+        self.assertEqual(set(self.shadow.ids()), set(first.ids()))
+
+    def test_a_wrong_filter_changes_nothing(self):
+        self.start(target=[self.target])
+        self.write(target=[self.target], filter="prot 80")
+        wait_until(lambda: self.configurations("refused") == 1, "the file is refused")
+        self.assertIn("filter prot 80: is no pcap filter: ", self.intercept.output())
+        self.assert_served(self.load("on").finish())
+        self.assertEqual(labtest.unmirrored(self.metrics()), 0)
+
     def test_a_wrong_file_changes_nothing(self):
         self.start(target=[self.target])
         self.write(target=[self.target], percent=0)
