@@ -118,8 +118,10 @@ bool Session::next_is_farewell() const {
 Time Session::quiet_at() const {
   const uint64_t received = connection_.received();
   if (received == 0 || !connection_.received_to_push()) return never;
-  if (ahead_ != Ahead::no &&
-      (next_is_farewell() || (turns_.next_is_let_go() && received == received_before_)))
+  // Its answer may have been taken for one to an exchange before.
+  const bool unknown = received == received_before_ &&
+                       (turns_.next_is_let_go() || connection_.last_received_at() > began_at_);
+  if (ahead_ != Ahead::no && (next_is_farewell() || unknown))
     return std::max(connection_.last_received_at(), connection_.last_sent_at()) + long_silence();
   if (received > received_before_) return connection_.last_received_at() + quiet();
   if (rhythm_ != Rhythm::turns)
@@ -154,8 +156,13 @@ void Session::count_answer(Counters& counters) {
 }
 
 void Session::begin_next_exchange(Time now, Counters& counters) {
-  count_answer(counters);
   const Turn turn = turns_.next();
+  // A shadow that has closed did not answer all that it was given ahead.
+  if (connection_.shadow_finished() && turns_.next_is_let_go() &&
+      connection_.received() == received_before_)
+    exchange_open_ = false;
+  else
+    count_answer(counters);
   const uint64_t answered = received_before_ + turn.answer;
   // A shadow that is ahead of production, or was given exchanges ahead of their turn, has already
   // said a part of what the next turns wait for.

@@ -198,6 +198,20 @@ TEST_F(Exchanges, AreAnsweredOneByOneThoughTheyWereSentAhead) {
   EXPECT_EQ(late(Duration(-1), milliseconds(1)), 4U);
 }
 
+TEST_F(Exchanges, ThatWereSentAheadAreNotAnsweredByAShadowThatCloses) {
+  pace({.turns = Turns::eager});
+  open();
+  for (uint32_t i = 1; i <= 4; ++i) {
+    exchange();
+    shadow_receives(i);
+  }
+  shadow({.psh = true, .ack = true}, 4, answer);
+  shadow({.fin = true, .ack = true}, 4, 0);
+  engine.run(now);
+  EXPECT_EQ(sent, 4 * request);
+  EXPECT_EQ(engine.counters().exchanges, 1U);
+}
+
 TEST_F(Exchanges, ThatWereSentAheadLeaveNothingBehind) {
   pace({.turns = Turns::eager});
   open();
