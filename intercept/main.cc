@@ -57,11 +57,10 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.footer(
       "Example:\n"
       "  trafficmirror-intercept --interface eth0 --target 80=10.0.0.5:8080\n\n"
-      "target, percent, max-sessions, memory-limit, turns, max-lag, over-lag and stop-sidecars "
-      "are\n"
-      "followed while it runs: it looks at the file of --config every second. With a file there "
-      "may\n"
-      "be no target at all.\n"
+      "target, percent, filter, max-sessions, max-rate, memory-limit, turns, max-lag, over-lag "
+      "and\n"
+      "stop-sidecars are followed while it runs: it looks at the file of --config every second.\n"
+      "With a file there may be no target at all.\n"
       "The limits, where they are given, go for every sidecar, before its own flags.\n\n"
       "It needs CAP_NET_RAW and CAP_NET_ADMIN. /readyz of --http says whether the shadow's replies "
       "come back.");

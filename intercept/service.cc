@@ -69,6 +69,8 @@ void write_configuration(const SidecarConfiguration& from, v1::Configuration& co
   if (limits.percent) configuration.set_percent(*limits.percent);
   if (limits.max_sessions) configuration.set_max_sessions(*limits.max_sessions);
   if (limits.memory != 0) configuration.set_memory_limit(limits.memory);
+  if (limits.max_rate) configuration.set_max_rate(*limits.max_rate);
+  if (limits.filter) configuration.set_filter(limits.filter->expression());
   // Of both, 0 is what is not there.
   if (limits.turns) configuration.set_turns(static_cast<v1::Turns>(int(*limits.turns) + 1));
   if (limits.max_lag.count() != 0)

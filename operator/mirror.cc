@@ -1,6 +1,7 @@
 #include "operator/mirror.h"
 
 #include <algorithm>
+#include <array>
 
 #include "operator/names.h"
 #include "operator/selector.h"
@@ -34,6 +35,34 @@ template <typename Value>
 void read(const Json& object, const char* pointer, Value& value) {
   const Json::json_pointer at(pointer);
   if (object.contains(at)) value = object[at].get<Value>();
+}
+
+template <typename Choice, size_t count>
+bool read_choice(const Json& object, const char* pointer,
+                 const std::array<const char*, count>& names, Choice& choice) {
+  std::string name = names[static_cast<size_t>(choice)];
+  read(object, pointer, name);
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) return false;
+  choice = static_cast<Choice>(found - names.begin());
+  return true;
+}
+
+std::string read_pace(const Json& spec, Mirror& mirror) {
+  // In the order of the values; Off would be a boolean in YAML 1.1.
+  constexpr std::array turns = {"Wait", "Eager", "Immediate"};
+  constexpr std::array over_lag = {"Shed", "CatchUp"};
+  if (!read_choice(spec, "/replicate/turns", turns, mirror.turns))
+    return "spec.replicate.turns is none of Wait, Eager and Immediate";
+  if (!read_choice(spec, "/replicate/overLag", over_lag, mirror.over_lag))
+    return "spec.replicate.overLag is none of Shed and CatchUp";
+  read(spec, "/replicate/maxLag", mirror.max_lag);
+  if (!mirror.max_lag.empty() && !program::parse_duration(mirror.max_lag))
+    return "spec.replicate.maxLag is " + mirror.max_lag + ": up to ten years, such as 500ms or 2s";
+  uint32_t max_rate = 0;
+  read(spec, "/replicate/maxRate", max_rate);
+  if (max_rate != 0) mirror.max_rate = max_rate;
+  return "";
 }
 
 std::string read_spec(const Json& spec, Mirror& mirror) {
@@ -78,6 +107,7 @@ std::string read_spec(const Json& spec, Mirror& mirror) {
            "and each goes to the same port there, or make a TrafficMirror for each port";
 
   read(spec, "/replicate/percent", mirror.percent);
+  if (auto problem = read_pace(spec, mirror); !problem.empty()) return problem;
   read(spec, "/limits/memory", mirror.memory);
   read(spec, "/limits/maxSessions", mirror.max_sessions);
   const auto memory = program::parse_size(mirror.memory);

@@ -15,6 +15,7 @@
 
 #include "net/address.h"
 #include "operator/kube/object.h"
+#include "program/limits.h"
 
 namespace trafficmirror::controller {
 
@@ -43,6 +44,10 @@ struct Mirror {
   std::optional<net::Port> shadow_port;            // none: the production port's number
 
   double percent = 100;
+  std::optional<uint32_t> max_rate{};  // requests a second
+  program::Turns turns = program::Turns::wait;
+  std::string max_lag{};  // none: any
+  program::OverLag over_lag = program::OverLag::shed;
   std::string memory = "64Mi";
   uint64_t memory_bytes = 64 << 20;
   uint64_t max_sessions = 20000;

@@ -19,6 +19,11 @@ std::string bare_number(double number) {
   return text.ends_with(".0") ? text.substr(0, text.size() - 2) : text;
 }
 
+template <typename Choice, typename Names>
+const char* name_of(Choice choice, const Names& names) {
+  return names[static_cast<size_t>(choice)];
+}
+
 // What the Deployment finds its pods by, and the Service and the policies theirs.
 Json pod_labels(const Mirror& mirror) {
   return {{names::instance_label, name_for(mirror.key)}, {names::component_label, "intercept"}};
@@ -176,6 +181,11 @@ std::string configuration_of(const Mirror& mirror, const std::vector<Target>& ta
     text += "  - \"" + std::to_string(target.production.number) + "=" +
             target.endpoint.to_string() + "\"\n";
   text += "percent: " + bare_number(mirror.percent) + "\n";
+  if (mirror.max_rate) text += "max-rate: " + std::to_string(*mirror.max_rate) + "\n";
+  text += std::string("turns: ") + name_of(mirror.turns, program::turns_names) + "\n";
+  if (!mirror.max_lag.empty())
+    text += "max-lag: " + mirror.max_lag +
+            "\nover-lag: " + name_of(mirror.over_lag, program::over_lag_names) + "\n";
   text += "max-sessions: " + std::to_string(mirror.max_sessions) + "\n";
   text += "memory-limit: " + mirror.memory + "\n";
   text += std::string("stop-sidecars: ") + (stop_sidecars ? "true" : "false") + "\n";

@@ -33,6 +33,17 @@ void add_choice(CLI::App& app, const std::string& name, const std::string& form,
            });
 }
 
+void add_count(CLI::App& app, const std::string& name, std::optional<uint32_t>& value,
+               const std::string& help) {
+  add_text(app, name, "NUMBER", "", help,
+           [&value](const std::string& text) -> std::optional<std::string> {
+             const auto parsed = parse_number<uint32_t>(text);
+             if (!parsed || *parsed == 0) return "is no count; write a number from 1 on";
+             value = parsed;
+             return std::nullopt;
+           });
+}
+
 }  // namespace
 
 Limits Limits::over(const Limits& others) const {
@@ -41,13 +52,16 @@ Limits Limits::over(const Limits& others) const {
           .memory = memory != 0 ? memory : others.memory,
           .turns = turns ? turns : others.turns,
           .max_lag = max_lag.count() != 0 ? max_lag : others.max_lag,
-          .over_lag = over_lag ? over_lag : others.over_lag};
+          .over_lag = over_lag ? over_lag : others.over_lag,
+          .max_rate = max_rate ? max_rate : others.max_rate,
+          .filter = filter ? filter : others.filter};
 }
 
 bool within_bounds(const Limits& limits) {
   // Written so that a NaN is not.
   return (!limits.percent || (*limits.percent >= least_percent && *limits.percent <= 100)) &&
-         limits.max_sessions != 0U && (limits.memory == 0 || limits.memory >= least_memory) &&
+         limits.max_sessions != 0U && limits.max_rate != 0U &&
+         (limits.memory == 0 || limits.memory >= least_memory) &&
          limits.max_lag >= limits.max_lag.zero() && limits.max_lag <= longest_duration;
 }
 
@@ -62,14 +76,20 @@ void add_limit_flags(CLI::App& app, Limits& limits) {
              limits.percent = parsed.percent;
              return std::nullopt;
            });
-  add_text(app, "--max-sessions", "NUMBER", "", "sessions that a sidecar has open at most",
+  add_text(app, "--filter", "EXPRESSION", "",
+           "mirror only connections that this lets through, written as for tcpdump (pcap-filter) "
+           "and asked as of their client's SYN, such as 'src net 10.1.0.0/16'",
            [&limits](const std::string& text) -> std::optional<std::string> {
-             const Limits parsed{.percent = {}, .max_sessions = parse_number<uint32_t>(text)};
-             if (!parsed.max_sessions || !within_bounds(parsed))
-               return "is no count; write a number from 1 on";
-             limits.max_sessions = parsed.max_sessions;
+             auto compiled = FlowFilter::compile(text);
+             if (auto* wrong = std::get_if<std::string>(&compiled)) return std::move(*wrong);
+             limits.filter = std::get<FlowFilter>(std::move(compiled));
              return std::nullopt;
            });
+  add_count(app, "--max-sessions", limits.max_sessions, "sessions that a sidecar has open at most");
+  add_count(
+      app, "--max-rate", limits.max_rate,
+      "requests a second that a sidecar mirrors at most; beyond it no sessions are opened, and "
+      "where that does not help the newest are shed");
   add_size(app, "--memory-limit", limits.memory,
            "all that the sessions of a sidecar may hold; beyond it the newest are shed",
            least_memory);

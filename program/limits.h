@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "program/flow_filter.h"
+
 namespace CLI {  // NOLINT(readability-identifier-naming): CLI11 chose the name
 class App;
 }  // namespace CLI
@@ -31,6 +33,8 @@ struct Limits {
   std::optional<Turns> turns{};
   std::chrono::milliseconds max_lag{0};  // 0: not there
   std::optional<OverLag> over_lag{};
+  std::optional<uint32_t> max_rate{};  // exchanges a second
+  std::optional<FlowFilter> filter{};
 
   bool operator==(const Limits&) const = default;
 
@@ -44,7 +48,8 @@ inline constexpr uint64_t least_memory = 1 << 20;
 // Whether what is there is within its bounds.
 bool within_bounds(const Limits& limits);
 
-// --percent, --max-sessions, --memory-limit, --turns, --max-lag and --over-lag.
+// --percent, --filter, --max-sessions, --max-rate, --memory-limit, --turns, --max-lag and
+// --over-lag.
 void add_limit_flags(CLI::App& app, Limits& limits);
 
 }  // namespace trafficmirror::program

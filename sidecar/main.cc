@@ -90,9 +90,9 @@ int run(int argc, const char* const* argv) {
   app.footer(
       "Example:\n"
       "  trafficmirror-sidecar --port 8080 --intercept 10.0.0.7:7443\n\n"
-      "What the intercept says of --percent, --max-sessions, --memory-limit, --turns, --max-lag "
-      "and\n"
-      "--over-lag goes before them.\n"
+      "What the intercept says of --percent, --filter, --max-sessions, --max-rate, "
+      "--memory-limit,\n"
+      "--turns, --max-lag and --over-lag goes before them.\n"
       "It needs CAP_NET_RAW, but not for --pcap. /readyz of --http says whether it captures and "
       "the\n"
       "stream is up.");

@@ -62,6 +62,21 @@ const char* name_of(Choice choice, const Names& names) {
   return names[static_cast<size_t>(choice)];
 }
 
+// `in_use` with its defaults, those of `limits` left out that bound nothing.
+std::string describe(const program::Limits& limits, const session::Limits& in_use) {
+  std::string text = fmt::format(
+      "{} % of the connections, {} sessions at most, {} bytes, turns {}", in_use.percent,
+      limits.max_sessions ? std::to_string(in_use.sessions) : "any number of", in_use.memory,
+      name_of(limits.turns.value_or(program::Turns::wait), program::turns_names));
+  if (limits.max_lag.count() != 0)
+    text += fmt::format(
+        ", up to {} ms late and then {}", limits.max_lag.count(),
+        name_of(limits.over_lag.value_or(program::OverLag::shed), program::over_lag_names));
+  if (limits.max_rate) text += fmt::format(", up to {} requests a second", in_use.rate);
+  if (limits.filter) text += fmt::format(", filter: {}", limits.filter->expression());
+  return text;
+}
+
 // Until one of the descriptors is ready, or it is `time`.
 void wait_until(Replicas::Clock::time_point time, std::span<pollfd> descriptors) {
   using std::chrono::seconds;
@@ -274,19 +289,15 @@ void Shard::configure(const program::Limits& limits) {
   if (limits_.percent) of_engine.percent = *limits_.percent;
   if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
   if (limits_.memory != 0) of_engine.memory = limits_.memory;
+  if (limits_.max_rate) of_engine.rate = *limits_.max_rate;
+  if (limits_.filter)
+    of_engine.filter = [filter = *limits_.filter](const net::FlowKey& key) {
+      return filter.lets_through(key);
+    };
   of_engine.pacing = pacing_of(limits_);
   engine_.set_limits(now_, of_engine);
   if (limits == program::Limits{}) return;
-  spdlog::info(
-      "the intercept says: {} % of the connections, {} sessions at most, {} bytes, turns {}{}",
-      of_engine.percent,
-      limits_.max_sessions ? std::to_string(*limits_.max_sessions) : "any number of",
-      of_engine.memory, name_of(limits_.turns.value_or(program::Turns::wait), program::turns_names),
-      limits_.max_lag.count() == 0
-          ? ""
-          : fmt::format(", up to {} ms late and then {}", limits_.max_lag.count(),
-                        name_of(limits_.over_lag.value_or(program::OverLag::shed),
-                                program::over_lag_names)));
+  spdlog::info("the intercept says: {}", describe(limits_, of_engine));
 }
 
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.

@@ -26,16 +26,16 @@ enum class CloseReason : uint8_t {
   capture_ended,        // the capture that is replayed ends before the connection does
   memory_limit,
   lag_limit,    // an exchange was later than the longest lag there may be
+  rate_limit,   // it was the newest when too many exchanges had begun
   stream_lost,  // the stream to the intercept broke
   target_gone,  // the target was taken out of the lease
   drained,      // the sidecar was asked to stop
 };
 inline constexpr std::array close_reason_names = {
-    "finished",     "production_reset", "flow_reused",         "shadow_refused",
-    "shadow_reset", "shadow_closed",    "shadow_unresponsive", "response_timeout",
-    "fin_timeout",  "idle_timeout",     "capture_gap",         "capture_ended",
-    "memory_limit", "lag_limit",        "stream_lost",         "target_gone",
-    "drained",
+    "finished",      "production_reset",    "flow_reused",      "shadow_refused", "shadow_reset",
+    "shadow_closed", "shadow_unresponsive", "response_timeout", "fin_timeout",    "idle_timeout",
+    "capture_gap",   "capture_ended",       "memory_limit",     "lag_limit",      "rate_limit",
+    "stream_lost",   "target_gone",         "drained",
 };
 
 // Why something was not mirrored. Counted once for each connection production opened, and for each
@@ -43,8 +43,10 @@ inline constexpr std::array close_reason_names = {
 enum class ShedReason : uint8_t {
   mid_exchange,    // an open connection, or one whose session ended: the next exchange boundary is
                    // waited for
+  filtered,        // --filter does not let it through
   sampled,         // not one of --percent
   session_limit,   // --max-sessions are open
+  rate_limit,      // --max-rate exchanges a second have begun
   no_stream,       // there is no stream to the intercept
   no_target,       // the lease has no target for the port
   no_source_port,  // every leased source port is in use
@@ -54,8 +56,8 @@ enum class ShedReason : uint8_t {
   own_traffic,  // the "client" is the intercept itself: mirroring it would never end
 };
 inline constexpr std::array shed_reason_names = {
-    "mid_exchange",   "sampled",     "session_limit", "no_stream",   "no_target",
-    "no_source_port", "shadow_down", "memory_limit",  "uplink_full", "own_traffic",
+    "mid_exchange", "filtered",       "sampled",     "session_limit", "rate_limit",  "no_stream",
+    "no_target",    "no_source_port", "shadow_down", "memory_limit",  "uplink_full", "own_traffic",
 };
 
 // How much later exchanges were sent to the shadow than production's client began them.

@@ -76,6 +76,7 @@ void Engine::set_limits(Time now, const Limits& limits) {
   last_sampled_ = limits.percent >= 100
                       ? UINT64_MAX
                       : static_cast<uint64_t>(std::ldexp(limits.percent / 100, 64));
+  rate_limit_.set(limits.rate);
   shed_newest(now);
 }
 
@@ -174,7 +175,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   auto found = flows_.find(key);
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
-    if (packet.payload_length == 0 || is_own(key.client) || !sampled(key)) return;
+    if (packet.payload_length == 0 || is_own(key.client) || left_out(key)) return;
     if (!add_flow(now, key)) return;
     ++counters_.without_start;
     found = flows_.find(key);
@@ -198,8 +199,8 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
     if (found->second.syn == packet.tcp.sequence) return;  // sent again
     end_flow(now, found->second, CloseReason::flow_reused);
   }
-  if (!sampled(key)) {
-    ++counters_[ShedReason::sampled];
+  if (const auto reason = left_out(key)) {
+    ++counters_[*reason];
     return;
   }
   Flow* added = add_flow(now, key);
@@ -212,7 +213,7 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 }
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
-  if (flows_.contains(key) || is_own(key.client) || !sampled(key)) return;
+  if (flows_.contains(key) || is_own(key.client) || left_out(key)) return;
   if (Flow* flow = add_flow(now, key)) flow->boundary = boundary;
 }
 
@@ -265,11 +266,14 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
   const bool received_before = flow.server_received && *flow.server_received > packet.tcp.sequence;
   const bool sent_again =
       received_before || packet.tcp.sequence != flow.client->next() || flow.client->has_gap();
+  bool exchange_began = false;
   const auto deliver = [&](std::span<const uint8_t> bytes, const Reassembly::Sent& sent) {
     Session::AnswerSeen seen = flow.new_answer(sent.acknowledgment);
     if (seen) {
       seen->more_under_way = sent.more_under_way;
       seen->sent_again = sent_again;
+      // The first one was taken into account when the session was opened.
+      exchange_began = exchange_began || entry.session.connection().end() > ClientOffset(0);
     }
     entry.session.client_sent(now, bytes, seen);
     flow.saw_answer(sent.acknowledgment);
@@ -287,6 +291,7 @@ void Engine::take_client_bytes(Time now, Flow& flow, const net::Packet& packet) 
   touch(entry);
   look_for_gap(now, flow, flow.server_next.value_or(acknowledgment));
   account(now, entry);
+  if (exchange_began) count_exchange(now);
 }
 
 void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet) {
@@ -535,9 +540,10 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key) c
 }
 
 // A session that takes another's place is within them already.
-std::optional<ShedReason> Engine::beyond_limits(const Flow& flow) const {
-  if (!sampled(*flow.key)) return ShedReason::sampled;
+std::optional<ShedReason> Engine::beyond_limits(Time now, const Flow& flow) {
+  if (const auto reason = left_out(*flow.key)) return reason;
   if (sessions_.size() >= options_.limits.sessions) return ShedReason::session_limit;
+  if (!rate_limit_.has_room(now)) return ShedReason::rate_limit;
   return std::nullopt;
 }
 
@@ -566,7 +572,7 @@ bool Engine::congested(const net::Packet& packet) const {
   const bool opens_session =
       flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
                 : packet.payload_length > 0 && !(known && found->second.session);
-  if (!opens_session || !sampled(key) || is_own(key.client)) return false;
+  if (!opens_session || left_out(key) || is_own(key.client)) return false;
   if (sessions_.size() >= options_.limits.sessions) return true;
   const auto way = way_for(key);
   const auto* obstacle = std::get_if<ShedReason>(&way);
@@ -575,7 +581,7 @@ bool Engine::congested(const net::Packet& packet) const {
 
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
   std::variant<SessionEntry*, ShedReason> result = nullptr;
-  if (const auto beyond = beyond_limits(flow)) {
+  if (const auto beyond = beyond_limits(now, flow)) {
     result = *beyond;
   } else {
     const auto way = way_for(*flow.key);
@@ -596,6 +602,7 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
   flow.session->flow = &flow;
   flow.start_shed.reset();
   flow.counted = false;
+  rate_limit_.spend(now);
   return true;
 }
 
@@ -795,6 +802,12 @@ void Engine::account(Time now, SessionEntry& entry) {
 void Engine::shed_newest(Time now) {
   while (counters_.memory > options_.limits.memory && !sessions_.empty())
     close(now, sessions_.back(), CloseReason::memory_limit);
+}
+
+// An exchange can't be left out of a session, so where too many begin sessions have to go.
+void Engine::count_exchange(Time now) {
+  if (!rate_limit_.spend(now) && !sessions_.empty())
+    close(now, sessions_.back(), CloseReason::rate_limit);
 }
 
 Counters Engine::counters() const {

@@ -17,6 +17,7 @@
 // Not thread-safe: one engine is one shard, run by one thread.
 #pragma once
 
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -29,6 +30,7 @@
 #include "sidecar/session/counters.h"
 #include "sidecar/session/flow.h"
 #include "sidecar/session/lease.h"
+#include "sidecar/session/rate_limit.h"
 #include "sidecar/session/segment.h"
 #include "sidecar/session/session.h"
 #include "sidecar/session/source_ports.h"
@@ -79,6 +81,10 @@ struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
   double percent = 100;  // of production's connections
+  uint32_t rate = 0;     // exchanges a second; 0: any
+  // Whether a connection may be mirrored; none: each. It is asked again and again, and has to say
+  // the same of the same.
+  std::function<bool(const net::FlowKey&)> filter{};
   Pacing pacing{};
 };
 
@@ -158,8 +164,13 @@ class Engine {
   void set_reported(Stream& stream);
 
  private:
-  // Whether a connection is one of those that are mirrored, if not all are. Always the same answer
-  // for the same, in all sidecars.
+  // Why a connection is none of those that are mirrored, if not all are. Always the same answer for
+  // the same, in all sidecars.
+  std::optional<ShedReason> left_out(const net::FlowKey& key) const {
+    if (options_.limits.filter && !options_.limits.filter(key)) return ShedReason::filtered;
+    if (!sampled(key)) return ShedReason::sampled;
+    return std::nullopt;
+  }
   bool sampled(const net::FlowKey& key) const {
     return last_sampled_ == UINT64_MAX || std::hash<net::FlowKey>()(key) <= last_sampled_;
   }
@@ -187,7 +198,7 @@ class Engine {
   bool mirror(Time now, Flow& flow, const net::Packet* syn);
   // Counts that the exchange in hand is not mirrored.
   void shed(Flow& flow, ShedReason reason);
-  std::optional<ShedReason> beyond_limits(const Flow& flow) const;
+  std::optional<ShedReason> beyond_limits(Time now, const Flow& flow);
   // Where a new session goes.
   struct Way {
     Stream* stream;
@@ -212,6 +223,8 @@ class Engine {
   // Brings the account of memory up to date; sheds sessions while it is over the limit.
   void account(Time now, SessionEntry& entry);
   void shed_newest(Time now);
+  // Takes an exchange into account that began on a session.
+  void count_exchange(Time now);
 
   // What flows go by.
   Time production_time(Time now) const { return production_time_.value_or(now); }
@@ -221,6 +234,7 @@ class Engine {
   std::vector<std::unique_ptr<Stream>> streams_;  // few; null where one was removed
   uint64_t streams_added_ = 0;
   uint64_t last_sampled_ = UINT64_MAX;  // the highest hash of a flow's that is sampled
+  RateLimit rate_limit_;
   bool draining_ = false;
 
   // What connections to a port begin with, as far as one was seen that does.

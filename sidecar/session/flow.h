@@ -58,13 +58,14 @@ struct Flow : Timed {
   std::unique_ptr<Gap> gap;
 
   net::SequenceNumber client_fin_acknowledgment;
-  bool client_finished = false;  // everything up to the FIN was seen
-  bool server_finished = false;
+  // Bits, as there are a hundred thousand of these.
+  bool client_finished : 1 = false;  // everything up to the FIN was seen
+  bool server_finished : 1 = false;
+  bool counted : 1 = false;  // the exchange in hand is, with the session that ended before it
+  bool spoke_behind_answer : 1 = false;  // while there was no session
   // Why the connection's start was not mirrored. It is counted once its first exchange is not
   // either, so that no connection is counted twice.
   std::optional<ShedReason> start_shed;
-  bool counted = false;  // the exchange in hand is, with the session that ended before it
-  bool spoke_behind_answer = false;  // while there was no session
   // Whether what the client sends next begins an exchange, though no answer was seen before it.
   Boundary boundary = Boundary::unknown;
 

@@ -59,6 +59,12 @@ std::optional<program::Limits> to_limits(const v1::Configuration& message) {
   program::Limits limits;
   if (message.has_percent()) limits.percent = message.percent();
   if (message.has_max_sessions()) limits.max_sessions = message.max_sessions();
+  if (message.has_max_rate()) limits.max_rate = message.max_rate();
+  if (message.has_filter()) {
+    auto compiled = program::FlowFilter::compile(message.filter());
+    if (std::holds_alternative<std::string>(compiled)) return std::nullopt;
+    limits.filter = std::get<program::FlowFilter>(std::move(compiled));
+  }
   limits.memory = message.memory_limit();
   // Of both, 0 is what is not there; what a later version may say is out of bounds.
   if (!read_choice(message.turns(), program::turns_names, limits.turns) ||

@@ -24,7 +24,7 @@ namespace trafficmirror::uplink {
 // either than an intercept can have.
 std::optional<session::Lease> to_lease(const v1::Lease& message);
 
-// Nothing where a limit is out of its bounds.
+// Nothing where a limit is out of its bounds. Names of hosts in a filter are looked up.
 std::optional<program::Limits> to_limits(const v1::Configuration& message);
 
 // Nothing where there is none. Whether it is one shows when it is read.

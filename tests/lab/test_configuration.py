@@ -105,6 +105,70 @@ class Configuration(labtest.LabTest):
         self.assert_served(self.load("again").finish())
         self.assertGreater(self.shed("sampled"), counted.total("trafficmirror_shed_total", reason="sampled"))
 
+    def test_rate(self):
+        self.start(target=[self.target], sidecar={"max_rate": 20})
+        # 600 connections in three seconds: a second's worth of them at once, and so many in each.
+        self.assert_served(self.load("many", seconds=3).finish())
+        counted = self.metrics()
+        opened = counted.total("trafficmirror_sessions_opened_total")
+        self.assertEqual(opened + self.shed("rate_limit"), 600)
+        self.assertGreaterEqual(opened, 60)
+        self.assertLessEqual(opened, 100)
+        wait_until(lambda: len(self.shadow.ids()) == opened, "all that were let through")
+        self.assertEqual(self.metrics().total("trafficmirror_sessions_closed_total", reason="rate_limit"), 0)
+
+        # Ten that stay are as many too many, whatever it said before: sessions go until it fits.
+        self.take(target=[self.target], max_rate=100)
+        self.told("up to 100 requests a second")
+        self.assert_served(self.load("kept", mode="keepalive", rate=400, seconds=4).finish())
+        mirrored = len(self.shadow.ids()) - opened
+        self.assertLessEqual(mirrored, 100 * (4 + 2) + 20)
+        self.assertGreaterEqual(mirrored, 200)
+        counted = self.metrics()
+        self.assertGreater(counted.total("trafficmirror_sessions_closed_total", reason="rate_limit"), 0)
+        self.assert_sums_close(counted)
+
+    def test_filter(self):
+        lab = self.lab
+        other = endpoint(lab.production.ipv4, 81)
+        lab.sink(lab.production, 81)
+        other_shadow = lab.sink(lab.shadow, 81)
+        targets = [self.target, f"81={endpoint(lab.shadow.ipv4, 81)}"]
+        client = f"src host {lab.client.ipv4}"
+        self.intercept = lab.start_intercept(config=self.write(target=targets))
+        # On top of the ports.
+        self.sidecar = lab.start_sidecar(port=[80, 81], filter=f"{client} and dst port 80")
+        first = self.load("first")
+        left_out = lab.load("left-out", other, rate=200, seconds=2, connections=10, mode="close")
+        kept = lab.load("kept", other, rate=100, seconds=60, connections=5)
+        self.assert_served(first.finish())
+        self.assert_served(left_out.finish())
+        self.assert_same_requests(first.ids(), self.shadow)
+        self.assertEqual(other_shadow.ids(), [])
+        self.assertEqual(self.shed("filtered"), 400 + 5, "each connection once")
+        counted = self.metrics()
+        self.assertEqual(labtest.unmirrored(counted), 405)
+        self.assertEqual(counted.total("trafficmirror_flows"), 0, "those left out are not followed")
+
+        # What comes down the stream goes before the flag, and is in force for connections that are
+        # open, from their next requests on.
+        self.take(target=targets, filter=f"{client} and not dst port 80")
+        self.told("filter: src host")
+        wait_until(lambda: other_shadow.ids(), "requests of connections that were left out")
+        second = self.load("second")
+        self.assert_served(second.finish())
+        self.assert_served(kept.stop())
+        self.assertEqual(self.shed("filtered"), 405 + 400)
+        self.assertEqual(set(self.shadow.ids()), set(first.ids()))
+
+    def test_a_wrong_filter_changes_nothing(self):
+        self.start(target=[self.target])
+        self.write(target=[self.target], filter="prot 80")
+        wait_until(lambda: self.configurations("refused") == 1, "the file is refused")
+        self.assertIn("filter prot 80: is no pcap filter: ", self.intercept.output())
+        self.assert_served(self.load("on").finish())
+        self.assertEqual(labtest.unmirrored(self.metrics()), 0)
+
     def test_a_wrong_file_changes_nothing(self):
         self.start(target=[self.target])
         self.write(target=[self.target], percent=0)

@@ -196,6 +196,8 @@ Run::Run(uint64_t seed, bool with_trace)
   }
   if (!faultless_ && random_.chance(0.2)) capture_loss_ = random_.chance(0.5) ? 0.005 : 0.05;
   options_.limits.pacing = make_pacing();
+  if (!faultless_ && pacing_random_.chance(0.1))
+    options_.limits.rate = static_cast<uint32_t>(pacing_random_.between(1, 20));
   plan_production();
   engine_.emplace(options_);
   const uint64_t replicas = replicas_random_.chance(0.5) ? 1 : replicas_random_.between(2, 3);
@@ -453,6 +455,8 @@ void Run::plan_faults() {
       session::Limits limits = options_.limits;
       if (random_.chance(0.5)) limits.sessions = random_.below(4);
       if (random_.chance(0.5)) limits.percent = static_cast<double>(random_.between(1, 1000)) / 10;
+      if (pacing_random_.chance(0.2))
+        limits.filter = [](const net::FlowKey& key) { return key.server.port.number % 2 == 0; };
       trace("limits", "changed");
       engine_->set_limits(now_, limits);
     });

@@ -279,6 +279,15 @@ TEST(Limits, AreReadAndRefused) {
                         .turns = Turns::eager,
                         .max_lag = std::chrono::milliseconds(500),
                         .over_lag = OverLag::catch_up}));
+  EXPECT_EQ(read({"--max-rate", "1"}),
+            Read(Limits{.percent = {}, .max_sessions = {}, .max_rate = 1}));
+  for (const char* wrong : {"0", "-1", "1.5", "4294967296", "10/s"})
+    EXPECT_EQ(read({"--max-rate", wrong}),
+              Read("--max-rate " + std::string(wrong) + ": is no count; write a number from 1 on"));
+  EXPECT_EQ(std::get<Limits>(read({"--filter", "port 80"})).filter->expression(), "port 80");
+  EXPECT_EQ(
+      read({"--filter", "prot 80"}),
+      Read("--filter prot 80: is no pcap filter: can't parse filter expression: syntax error"));
   EXPECT_EQ(read({"--turns", "later"}), Read("--turns later: is none of wait|eager|off"));
   EXPECT_EQ(read({"--over-lag", "catch up"}),
             Read("--over-lag catch up: is none of shed|catch-up"));
@@ -295,13 +304,17 @@ TEST(Limits, OneGoesBeforeTheOther) {
                      .max_sessions = {},
                      .turns = Turns::off,
                      .max_lag = std::chrono::seconds(1),
-                     .over_lag = OverLag::catch_up};
+                     .over_lag = OverLag::catch_up,
+                     .max_rate = 7,
+                     .filter = std::get<FlowFilter>(FlowFilter::compile("port 7"))};
   EXPECT_EQ(Limits{}.over(paced), paced);
   const Limits otherwise{.percent = {},
                          .max_sessions = {},
                          .turns = Turns::wait,
                          .max_lag = std::chrono::seconds(2),
-                         .over_lag = OverLag::shed};
+                         .over_lag = OverLag::shed,
+                         .max_rate = 8,
+                         .filter = std::get<FlowFilter>(FlowFilter::compile("port 8"))};
   EXPECT_EQ(otherwise.over(paced), otherwise);
 }
 

@@ -106,9 +106,13 @@ TEST(Limits, AreReadWithinTheirBounds) {
   message.set_turns(v1::TURNS_OFF);
   message.set_max_lag(1);
   message.set_over_lag(v1::OVER_LAG_CATCH_UP);
-  EXPECT_EQ(to_limits(message),
-            (program::Limits{0.1, 1, 1 << 20, program::Turns::off, std::chrono::milliseconds(1),
-                             program::OverLag::catch_up}));
+  message.set_max_rate(1);
+  message.set_filter("port 80");
+  EXPECT_EQ(
+      to_limits(message),
+      (program::Limits{0.1, 1, 1 << 20, program::Turns::off, std::chrono::milliseconds(1),
+                       program::OverLag::catch_up, 1,
+                       std::get<program::FlowFilter>(program::FlowFilter::compile("port 80"))}));
 
   const auto holds = [&](auto change) {
     v1::Configuration changed = message;
@@ -127,6 +131,9 @@ TEST(Limits, AreReadWithinTheirBounds) {
   EXPECT_TRUE(holds([](auto& m) { m.set_max_lag(315'360'000'000); })) << "ten years";
   EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(315'360'000'001); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(UINT64_MAX); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_max_rate(0); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_filter("prot 80"); }));
+  EXPECT_TRUE(holds([](auto& m) { m.set_filter(""); }));
 }
 
 TEST(Headers, StandOneBehindTheOther) {

@@ -39,6 +39,10 @@ TEST(Mirror, NeedsLittle) {
   EXPECT_EQ(mirror.shadow_port_of({8080}), net::Port{8080});
   EXPECT_EQ(mirror.attach, Attach::automatic);
   EXPECT_EQ(mirror.percent, 100);
+  EXPECT_FALSE(mirror.max_rate);
+  EXPECT_EQ(mirror.turns, program::Turns::wait);
+  EXPECT_EQ(mirror.max_lag, "");
+  EXPECT_EQ(mirror.over_lag, program::OverLag::shed);
   EXPECT_EQ(mirror.memory_bytes, 64u << 20);
   EXPECT_EQ(mirror.max_sessions, 20'000u);
   EXPECT_EQ(mirror.replicas, 1);
@@ -53,7 +57,9 @@ TEST(Mirror, IsReadWhole) {
   object["spec"] = Json::parse(R"({
       "source": {"selector": {}, "ports": [9090], "interface": "any", "attach": "Sidecar"},
       "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000},
-      "replicate": {"percent": 12.5}, "limits": {"memory": "1Gi", "maxSessions": 7},
+      "replicate": {"percent": 12.5, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
+                    "overLag": "CatchUp"},
+      "limits": {"memory": "1Gi", "maxSessions": 7},
       "intercept": {"replicas": 3, "nodeSelector": {"disk": "fast"}},
       "paused": true, "duration": "1h30m"})");
   const auto [mirror, problem] = parse_mirror(object);
@@ -66,6 +72,10 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(std::get<Json>(mirror.shadow), Json::parse(R"({"matchLabels": {"a": "b"}})"));
   EXPECT_EQ(mirror.shadow_port_of({9090}), net::Port{7000});
   EXPECT_EQ(mirror.percent, 12.5);
+  EXPECT_EQ(mirror.max_rate, 50U);
+  EXPECT_EQ(mirror.turns, program::Turns::off);
+  EXPECT_EQ(mirror.max_lag, "1500ms");
+  EXPECT_EQ(mirror.over_lag, program::OverLag::catch_up);
   EXPECT_EQ(mirror.memory_bytes, 1u << 30);
   EXPECT_EQ(mirror.max_sessions, 7u);
   EXPECT_EQ(mirror.replicas, 3);
@@ -93,6 +103,12 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
        {{"namespace", "x"},
         {"selector", {{"matchExpressions", {{{"key", "a"}, {"operator", "Like"}}}}}}},
        "spec.shadow.selector: the label a has operator Like"},
+      {"/replicate/turns", "Later", "spec.replicate.turns is none of Wait, Eager and Immediate"},
+      {"/replicate/turns", "Eager", ""},
+      {"/replicate/overLag", "Drop", "spec.replicate.overLag is none of Shed and CatchUp"},
+      {"/replicate/maxLag", "soon", "spec.replicate.maxLag is soon: up to ten years"},
+      {"/replicate/maxLag", "87601h", "up to ten years"},
+      {"/replicate/maxLag", "87600h", ""},
       {"/limits/memory", "9Gigs", "spec.limits.memory is 9Gigs: between 1Mi and 64Gi"},
       {"/limits/memory", "1023Ki", "between 1Mi and 64Gi"},
       {"/limits/memory", "65Gi", "between 1Mi and 64Gi"},

@@ -180,11 +180,16 @@ TEST(Deployment, IsTheSameWithOtherLimitsAndTargets) {
   mirror.percent = 0.1;
   mirror.memory = "1Gi";
   mirror.max_sessions = 1;
+  mirror.max_rate = 50;
+  mirror.turns = program::Turns::off;
+  mirror.max_lag = "500ms";
+  mirror.over_lag = program::OverLag::catch_up;
   input.stop_sidecars = true;
   input.targets.clear();
   EXPECT_EQ(objects_by_kind(mirror, input).at("Deployment"), before);
   EXPECT_EQ(objects_by_kind(mirror, input).at("ConfigMap")["data"]["intercept.yaml"],
-            "target: []\npercent: 0.1\nmax-sessions: 1\nmemory-limit: 1Gi\nstop-sidecars: true\n");
+            "target: []\npercent: 0.1\nmax-rate: 50\nturns: off\nmax-lag: 500ms\nover-lag: "
+            "catch-up\nmax-sessions: 1\nmemory-limit: 1Gi\nstop-sidecars: true\n");
   EXPECT_NE(objects_by_kind(mirror, input).at("ConfigMap"), configuration);
 }
 

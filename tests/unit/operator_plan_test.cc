@@ -99,7 +99,7 @@ TEST(Life, MakesEverythingAndAttachesToPodsAndIsReady) {
   EXPECT_EQ(cluster.status()["observedGeneration"], 1);
   EXPECT_EQ(cluster.status()["startedAt"], kube::to_text(cluster.now));
   EXPECT_EQ(cluster.configuration(),
-            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 100\nmax-sessions: 20000\n"
+            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 100\nturns: wait\nmax-sessions: 20000\n"
             "memory-limit: 64Mi\nstop-sidecars: false\n");
   expect_rest(cluster);
 }
@@ -206,6 +206,9 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
   cluster.edit("/replicate/percent", 12.5);
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
+  cluster.edit("/replicate/turns", "Eager");
+  cluster.settle();
+  EXPECT_EQ(cluster.take_writes(), only_the_configuration);
   cluster.edit("/limits/maxSessions", 7);
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
@@ -213,7 +216,7 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
   EXPECT_EQ(cluster.configuration(),
-            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 12.5\nmax-sessions: 7\n"
+            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 12.5\nturns: eager\nmax-sessions: 7\n"
             "memory-limit: 32Mi\nstop-sidecars: false\n");
 
   cluster.add_service("shop-shadow", "10.0.0.6");
@@ -223,7 +226,7 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
 
   EXPECT_EQ(cluster.sidecars("checkout-a"), Texts{"NAME running"});
   EXPECT_TRUE(cluster.is_ready());
-  EXPECT_EQ(cluster.status()["observedGeneration"], 4);
+  EXPECT_EQ(cluster.status()["observedGeneration"], 5);
   expect_rest(cluster);
 }
 
@@ -362,7 +365,7 @@ TEST(Pause, StopsTheSidecarsFirstAndThenRemovesEverything) {
   EXPECT_EQ(Cluster::condition_of_status(plan.status, "Attached")["reason"], "Stopping");
   cluster.act(plan);
   EXPECT_EQ(cluster.configuration(),
-            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 100\nmax-sessions: 20000\n"
+            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 100\nturns: wait\nmax-sessions: 20000\n"
             "memory-limit: 64Mi\nstop-sidecars: true\n");
   EXPECT_EQ(cluster.running_sidecars(), 3U);
 

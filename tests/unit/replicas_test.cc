@@ -231,11 +231,17 @@ class ReplicasTest : public testing::Test {
   bool are_up(size_t count) const { return up() == count && sidecar->streams().size() == count; }
 
   // So many connections of production's, each a session.
+  // Connections, each with a request.
   void open(size_t count) {
     for (size_t i = 0; i < count; ++i, ++opened) {
-      const std::string syn = tests::packet("192.0.2.1:" + std::to_string(1024 + opened),
-                                            "10.1.0.1:80", {.flags = {.syn = true}});
-      engine.on_production(engine_now, tests::parsed(syn));
+      const std::string client = "192.0.2.1:" + std::to_string(1024 + opened);
+      for (const tests::Segment& segment :
+           {tests::Segment{.flags = {.syn = true}},
+            tests::Segment{
+                .sequence = 1, .acknowledgment = 1, .flags = {.ack = true}, .payload = "x"}}) {
+        const std::string packet = tests::packet(client, "10.1.0.1:80", segment);
+        engine.on_production(engine_now, tests::parsed(packet));
+      }
     }
     engine.run(engine_now);
     sidecar->flush();

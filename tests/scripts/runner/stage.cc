@@ -169,6 +169,12 @@ session::Limits Stage::limits(const Line& line) {
       limits.sessions = std::stoull(value);
     else if (name == "memory")
       limits.memory = std::stoull(value);
+    else if (name == "filter-out")
+      limits.filter = [out = first_client_port + std::stoi(value) - 1](const net::FlowKey& key) {
+        return key.client.port.number != out;
+      };
+    else if (name == "rate")
+      limits.rate = static_cast<uint32_t>(std::stoul(value));
     else if (name == "turns" && value == "wait")
       pacing.turns = session::Turns::wait;
     else if (name == "turns" && value == "eager")
