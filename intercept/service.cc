@@ -70,6 +70,7 @@ void write_configuration(const SidecarConfiguration& from, v1::Configuration& co
   if (limits.max_sessions) configuration.set_max_sessions(*limits.max_sessions);
   if (limits.memory != 0) configuration.set_memory_limit(limits.memory);
   if (limits.max_rate) configuration.set_max_rate(*limits.max_rate);
+  if (limits.copies) configuration.set_copies(*limits.copies);
   if (limits.filter) configuration.set_filter(limits.filter->expression());
   // Of both, 0 is what is not there.
   if (limits.turns) configuration.set_turns(static_cast<v1::Turns>(int(*limits.turns) + 1));

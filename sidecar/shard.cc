@@ -73,6 +73,7 @@ std::string describe(const program::Limits& limits, const session::Limits& in_us
         ", up to {} ms late and then {}", limits.max_lag.count(),
         name_of(limits.over_lag.value_or(program::OverLag::shed), program::over_lag_names));
   if (limits.max_rate) text += fmt::format(", up to {} requests a second", in_use.rate);
+  if (in_use.copies > 1) text += fmt::format(", {} copies of each", in_use.copies);
   if (limits.filter) text += fmt::format(", filter: {}", limits.filter->expression());
   return text;
 }
@@ -290,6 +291,7 @@ void Shard::configure(const program::Limits& limits) {
   if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
   if (limits_.memory != 0) of_engine.memory = limits_.memory;
   if (limits_.max_rate) of_engine.rate = *limits_.max_rate;
+  if (limits_.copies) of_engine.copies = static_cast<uint16_t>(*limits_.copies);
   if (limits_.filter)
     of_engine.filter = [filter = *limits_.filter](const net::FlowKey& key) {
       return filter.lets_through(key);
@@ -367,7 +369,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
       counter("trafficmirror_capture_unusable_packets_total",
               "Captured packets that were not mirrored, by reason.",
               by_name("reason", capture::unusable_names, now.unusable)),
-      gauge("trafficmirror_flows", "Production connections known.", now.engine.flows),
+      gauge("trafficmirror_flows", "Production connections known, each as often as it is mirrored.",
+            now.engine.flows),
       counter("trafficmirror_sessions_opened_total", "Sessions opened towards the shadow.",
               now.engine.opened),
       counter("trafficmirror_sessions_adopted_total",

@@ -60,7 +60,7 @@ constexpr size_t most_touched = 4096;
 // place among the timers, the source port.
 constexpr size_t flow_overhead = 52;
 constexpr size_t session_overhead = 48;
-constexpr size_t flow_size = sizeof(std::pair<const net::FlowKey, Flow>) + flow_overhead;
+constexpr size_t flow_size = sizeof(std::pair<const FlowCopy, Flow>) + flow_overhead;
 constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 
 }  // namespace
@@ -77,6 +77,7 @@ void Engine::set_limits(Time now, const Limits& limits) {
                       ? UINT64_MAX
                       : static_cast<uint64_t>(std::ldexp(limits.percent / 100, 64));
   rate_limit_.set(limits.rate);
+  most_copies_ = std::max(most_copies_, limits.copies);
   shed_newest(now);
 }
 
@@ -158,47 +159,58 @@ std::optional<bool> Engine::is_from_client(const net::Packet& packet) const {
   if (!is_production(packet.destination.port)) return false;
   if (!is_production(packet.source.port)) return true;
   if (packet.tcp.flags.syn && !packet.tcp.flags.ack) return true;
-  if (flows_.contains({packet.source, packet.destination})) return true;
-  if (flows_.contains({packet.destination, packet.source})) return false;
+  if (flows_.contains({{packet.source, packet.destination}})) return true;
+  if (flows_.contains({{packet.destination, packet.source}})) return false;
   return std::nullopt;
 }
 
 void Engine::on_production(Time now, const net::Packet& packet) {
   const auto from_client = is_from_client(packet);
   if (!from_client) return;
-  const net::FlowKey key = *from_client ? net::FlowKey{packet.source, packet.destination}
-                                        : net::FlowKey{packet.destination, packet.source};
-  if (*from_client && packet.tcp.flags.syn) {
-    if (!packet.tcp.flags.ack) on_syn(now, key, packet);
+  FlowCopy key{*from_client ? net::FlowKey{packet.source, packet.destination}
+                            : net::FlowKey{packet.destination, packet.source}};
+  const net::TcpFlags& flags = packet.tcp.flags;
+  if (*from_client && flags.syn && (flags.ack || is_own(key.client))) {
+    // A target that leads back to production: each mirrored connection would be mirrored again,
+    // without end.
+    if (!flags.ack) ++counters_[ShedReason::own_traffic];
     return;
   }
+  for (; key.copy < most_copies_; ++key.copy) on_copy(now, key, *from_client, packet);
+}
+
+void Engine::on_copy(Time now, const FlowCopy& key, bool from_client, const net::Packet& packet) {
+  const bool is_surplus = key.copy >= options_.limits.copies;
   auto found = flows_.find(key);
+  if (is_surplus && (found == flows_.end() || !found->second.session)) {
+    if (found != flows_.end()) end_flow(now, found->second, CloseReason::finished);
+    return;
+  }
+  if (from_client && packet.tcp.flags.syn) {
+    on_syn(now, key, packet);
+    return;
+  }
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
     if (packet.payload_length == 0 || is_own(key.client) || left_out(key)) return;
     if (!add_flow(now, key)) return;
-    ++counters_.without_start;
+    if (key.copy == 0) ++counters_.without_start;
     found = flows_.find(key);
   }
   Flow& flow = found->second;
   flow.last_seen = production_time(now);
-  if (*from_client)
+  if (from_client)
     on_client(now, flow, packet);
   else
     on_server(now, flow, packet);
 }
 
-void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet) {
-  if (is_own(key.client)) {
-    // A target that leads back to production: each mirrored connection would be mirrored again,
-    // without end.
-    ++counters_[ShedReason::own_traffic];
-    return;
-  }
+void Engine::on_syn(Time now, const FlowCopy& key, const net::Packet& packet) {
   if (const auto found = flows_.find(key); found != flows_.end()) {
     if (found->second.syn == packet.tcp.sequence) return;  // sent again
     end_flow(now, found->second, CloseReason::flow_reused);
   }
+  if (key.copy >= options_.limits.copies) return;
   if (const auto reason = left_out(key)) {
     ++counters_[*reason];
     return;
@@ -213,8 +225,11 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 }
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
-  if (flows_.contains(key) || is_own(key.client) || left_out(key)) return;
-  if (Flow* flow = add_flow(now, key)) flow->boundary = boundary;
+  if (is_own(key.client) || left_out(key)) return;
+  for (FlowCopy each{key}; each.copy < options_.limits.copies; ++each.copy) {
+    if (flows_.contains(each)) continue;
+    if (Flow* flow = add_flow(now, each)) flow->boundary = boundary;
+  }
 }
 
 void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
@@ -418,7 +433,7 @@ bool Engine::room_for(size_t bytes) const {
   return counters_.memory + bytes <= options_.limits.memory / 16 * 15;
 }
 
-Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
+Flow* Engine::add_flow(Time now, const FlowCopy& key) {
   if (!room_for(flow_size)) {
     ++counters_[ShedReason::memory_limit];
     return nullptr;
@@ -491,8 +506,8 @@ bool Engine::is_own(const net::Endpoint& client) const {
 // Of the streams with room the one of the highest rank, which the flow gives each of them. Several
 // targets of one stream share the sessions of a port; the flow's hash says which, so that a flow
 // stays with its own. Where no stream will do, the reason is that of the one that came closest.
-std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key) const {
-  const uint64_t hash = std::hash<net::FlowKey>()(key);
+std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key) const {
+  const uint64_t hash = std::hash<FlowCopy>()(key);
   const auto serves = [&](const Lease::Target& target) {
     return target.production_port == key.server.port;
   };
@@ -565,18 +580,23 @@ bool Engine::congested(const net::Packet& packet) const {
                   [](const auto& stream) { return stream && stream->full; }))
     return true;
   if (!is_from_client(packet).value_or(false)) return false;
-  const net::FlowKey key{packet.source, packet.destination};
-  const auto found = flows_.find(key);
-  const bool known = found != flows_.end();
+  FlowCopy key{{packet.source, packet.destination}};
+  if (left_out(key) || is_own(key.client)) return false;
   const net::TcpFlags& flags = packet.tcp.flags;
-  const bool opens_session =
-      flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
-                : packet.payload_length > 0 && !(known && found->second.session);
-  if (!opens_session || left_out(key) || is_own(key.client)) return false;
-  if (sessions_.size() >= options_.limits.sessions) return true;
-  const auto way = way_for(key);
-  const auto* obstacle = std::get_if<ShedReason>(&way);
-  return obstacle && *obstacle != ShedReason::no_target;
+  size_t sessions = sessions_.size();
+  for (; key.copy < options_.limits.copies; ++key.copy) {
+    const auto found = flows_.find(key);
+    const bool known = found != flows_.end();
+    const bool opens_session =
+        flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
+                  : packet.payload_length > 0 && !(known && found->second.session);
+    if (!opens_session) continue;
+    if (++sessions > options_.limits.sessions) return true;
+    const auto way = way_for(key);
+    const auto* obstacle = std::get_if<ShedReason>(&way);
+    if (obstacle && *obstacle != ShedReason::no_target) return true;
+  }
+  return false;
 }
 
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {

@@ -80,6 +80,7 @@ struct Stream {
 struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
+  uint16_t copies = 1;   // sessions that mirror a connection
   double percent = 100;  // of production's connections
   uint32_t rate = 0;     // exchanges a second; 0: any
   // Whether a connection may be mirrored; none: each. It is asked again and again, and has to say
@@ -177,7 +178,8 @@ class Engine {
   std::optional<bool> is_from_client(const net::Packet& packet) const;
   void on_client(Time now, Flow& flow, const net::Packet& packet);
   void on_server(Time now, Flow& flow, const net::Packet& packet);
-  void on_syn(Time now, const net::FlowKey& key, const net::Packet& packet);
+  void on_copy(Time now, const FlowCopy& key, bool from_client, const net::Packet& packet);
+  void on_syn(Time now, const FlowCopy& key, const net::Packet& packet);
   void take_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   // Looks for the exchange boundary at which a flow without a session can be taken up.
   void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
@@ -187,7 +189,7 @@ class Engine {
   void look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next);
 
   // Null where memory for one more is lacking, which is counted.
-  Flow* add_flow(Time now, const net::FlowKey& key);
+  Flow* add_flow(Time now, const FlowCopy& key);
   bool room_for(size_t bytes) const;
   void end_flow(Time now, Flow& flow, CloseReason reason);
   void end_flow_if_finished(Time now, Flow& flow);
@@ -204,7 +206,7 @@ class Engine {
     Stream* stream;
     uint16_t target;  // number in the stream's targets
   };
-  std::variant<Way, ShedReason> way_for(const net::FlowKey& key) const;
+  std::variant<Way, ShedReason> way_for(const FlowCopy& key) const;
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
                                                        const net::Packet* syn);
   Stream& stream_of(const SessionEntry& entry) { return *streams_[entry.stream]; }
@@ -240,7 +242,8 @@ class Engine {
   // What connections to a port begin with, as far as one was seen that does.
   enum class Protocol : uint8_t { http, other };
   std::map<net::Port, Protocol> protocols_;
-  std::unordered_map<net::FlowKey, Flow> flows_;
+  std::unordered_map<FlowCopy, Flow> flows_;
+  uint16_t most_copies_ = 1;  // that there have been: when they are less, open sessions go on
   std::list<SessionEntry> sessions_;  // of all streams; the newest is the last
   TimerHeap flow_timers_;
   Counters counters_;  // of what belongs to no stream, and of streams that were lost

@@ -108,11 +108,12 @@ TEST(Limits, AreReadWithinTheirBounds) {
   message.set_over_lag(v1::OVER_LAG_CATCH_UP);
   message.set_max_rate(1);
   message.set_filter("port 80");
+  message.set_copies(2);
   EXPECT_EQ(
       to_limits(message),
       (program::Limits{0.1, 1, 1 << 20, program::Turns::off, std::chrono::milliseconds(1),
                        program::OverLag::catch_up, 1,
-                       std::get<program::FlowFilter>(program::FlowFilter::compile("port 80"))}));
+                       std::get<program::FlowFilter>(program::FlowFilter::compile("port 80")), 2}));
 
   const auto holds = [&](auto change) {
     v1::Configuration changed = message;
@@ -132,6 +133,8 @@ TEST(Limits, AreReadWithinTheirBounds) {
   EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(315'360'000'001); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(UINT64_MAX); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_max_rate(0); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_copies(0); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_copies(1001); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_filter("prot 80"); }));
   EXPECT_TRUE(holds([](auto& m) { m.set_filter(""); }));
 }
