@@ -6,7 +6,7 @@
 #include <spdlog/fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
-#include "intercept/batch.h"
+#include "net/batch.h"
 
 namespace trafficmirror::intercept {
 namespace {
@@ -178,7 +178,7 @@ void Relay::packets(StreamId stream, std::string_view batch) {
     while (!batch.empty()) {
       const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(batch.data()),
                                            batch.size());
-      const auto length = first_packet_length(bytes);
+      const auto length = net::first_packet_length(bytes);
       std::optional<Refusal> refusal = Refusal::malformed;
       if (length && draining_) {
         refusal = Refusal::draining;

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 
 #include "intercept/credentials.h"
-#include "intercept/descriptor.h"
+#include "program/descriptor.h"
 #include "program/flags.h"
 #include "program/log.h"
 #include "program/start_error.h"
@@ -392,7 +392,7 @@ void require_bindable(const net::HostPort& listen) {
                                   &hints, &found);
   if (error != 0) fail(std::string("can't be resolved: ") + ::gai_strerror(error));
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, ::freeaddrinfo);
-  const Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const program::Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) == 0 &&

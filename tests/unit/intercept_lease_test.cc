@@ -3,10 +3,10 @@
 
 #include <gtest/gtest.h>
 
-#include "intercept/batch.h"
 #include "intercept/kernel_state.h"
 #include "intercept/lease.h"
 #include "intercept/options.h"
+#include "net/batch.h"
 #include "tests/unit/tcp_packets.h"
 
 namespace trafficmirror::intercept {
@@ -257,15 +257,15 @@ TEST(ClosedPort, AnswersAsRfc9293Says) {
 TEST(Batch, APacketHasToSayHowLongItIs) {
   const std::string ipv4 = packet(from(10001), shadow, {.payload = "hello"});
   const std::string ipv6 = packet("[fd00::2]:1", "[fd00::5]:2", {.payload = "hello"});
-  EXPECT_EQ(first_packet_length(tests::bytes_of(ipv4 + "more")), ipv4.size());
-  EXPECT_EQ(first_packet_length(tests::bytes_of(ipv6 + "more")), ipv6.size());
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv4.substr(0, ipv4.size() - 1)))) << "cut";
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv6.substr(0, ipv6.size() - 1)))) << "cut";
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv6.substr(0, 30))));
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(std::string(60, '\0')))) << "no IP version";
+  EXPECT_EQ(net::first_packet_length(tests::bytes_of(ipv4 + "more")), ipv4.size());
+  EXPECT_EQ(net::first_packet_length(tests::bytes_of(ipv6 + "more")), ipv6.size());
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(ipv4.substr(0, ipv4.size() - 1)))) << "cut";
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(ipv6.substr(0, ipv6.size() - 1)))) << "cut";
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(ipv6.substr(0, 30))));
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(std::string(60, '\0')))) << "no IP version";
   std::string no_length = ipv4;
   no_length[2] = no_length[3] = 0;
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(no_length)));
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(no_length)));
 }
 
 TEST(ReservedPorts, AreReadAndWrittenAsTheKernelDoes) {

@@ -15,15 +15,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "intercept/descriptor.h"
-#include "intercept/inject.h"
+#include "inject/inject.h"
+#include "inject/next_hop.h"
 #include "intercept/intercept.h"
 #include "intercept/kernel_state.h"
-#include "intercept/next_hop.h"
 #include "intercept/path.h"
 #include "intercept/socket_address.h"
 #include "intercept/tap.h"
 #include "net/bytes.h"
+#include "program/descriptor.h"
 #include "program/start_error.h"
 #include "tests/unit/network_namespace.h"
 #include "tests/unit/tcp_packets.h"
@@ -32,6 +32,10 @@
 namespace trafficmirror::intercept {
 namespace {
 
+using inject::InjectError;
+using inject::Injector;
+using inject::look_up_next_hop;
+using program::Descriptor;
 using testing_network::NetworkNamespace;
 using tests::describe;
 using tests::packet;
@@ -181,9 +185,9 @@ TEST_F(InterceptNetwork, TheKernelsStateIsMadeHeldAndRemoved) {
 
 TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   Counters counters;
-  Injector injector("here", counters);
+  Injector injector("here", counters.injected);
   const auto errors = [&](InjectError error) {
-    return counters.inject_errors[static_cast<size_t>(error)].load();
+    return counters.injected.errors[static_cast<size_t>(error)].load();
   };
   const Segment data{.sequence = 1, .flags = ack, .payload = std::string(100, 'x')};
   const std::string good = packet("10.99.0.1:10001", "10.99.0.2:9", data);
@@ -192,8 +196,8 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   const std::string no_route = packet("[fd99::1]:10001", "[fd00::1]:9", data);
   const std::string good_v6 = packet("[fd99::1]:10001", "[fd99::2]:9", data);
   injector.send(good + too_long + good_v6 + no_route + good);
-  EXPECT_EQ(counters.injected_packets, 3u);
-  EXPECT_EQ(counters.injected_bytes, 2 * good.size() + good_v6.size());
+  EXPECT_EQ(counters.injected.packets, 3u);
+  EXPECT_EQ(counters.injected.bytes, 2 * good.size() + good_v6.size());
   EXPECT_EQ(errors(InjectError::too_long), 1u);
   EXPECT_EQ(errors(InjectError::unreachable), 1u);
 
@@ -207,7 +211,7 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   std::string many;
   for (int i = 0; i < 1000; ++i) many += good;
   injector.send(many);
-  EXPECT_EQ(counters.injected_packets, 1003u);
+  EXPECT_EQ(counters.injected.packets, 1003u);
 }
 
 TEST_F(InterceptNetwork, SegmentsOfABulkUploadTravelTogetherWhereTheWayIsPlainEthernet) {
@@ -232,15 +236,15 @@ TEST_F(InterceptNetwork, SegmentsOfABulkUploadTravelTogetherWhereTheWayIsPlainEt
   uint16_t port = 10100;
   const auto first_length = [&](const char* source, const char* destination) {
     Counters counters;
-    Injector injector("here", counters);
+    Injector injector("here", counters.injected);
     ++port;
     std::string packets;
     for (const uint32_t sequence : {1, 1001, 2001})
       packets += packet(source + std::to_string(port), destination,
                         {.sequence = sequence, .flags = ack, .payload = std::string(1000, 'x')});
     injector.send(packets);
-    EXPECT_EQ(counters.injected_packets, 3u);
-    EXPECT_EQ(counters.injected_bytes, packets.size());
+    EXPECT_EQ(counters.injected.packets, 3u);
+    EXPECT_EQ(counters.injected.bytes, packets.size());
     return next_length_of_port(port);
   };
   NetworkNamespace::run("ip neighbour flush dev here");
@@ -277,7 +281,7 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
   });
   at_shadow([] {
     Counters of_shadow;
-    Injector injector("there", of_shadow);
+    Injector injector("there", of_shadow.injected);
     const Segment data{.sequence = 7, .flags = ack, .payload = std::string(1000, 'x')};
     std::string packets;
     for (const char* to : {"10.99.0.1:19999", "10.99.0.1:20000", "10.99.0.1:20011",
@@ -296,7 +300,7 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
 // A router's "packet too big" comes for the injected packets, which no socket of this host's knows.
 TEST_F(InterceptNetwork, AShorterPathIsLearned) {
   Counters counters;
-  Injector injector("here", counters);
+  Injector injector("here", counters.injected);
   const std::string sent = packet("[fd99::1]:10001", "[fd99::2]:9", {.flags = ack});
   injector.send(sent);
   at_shadow([&] {
@@ -550,7 +554,7 @@ TEST_F(InterceptNetwork, ASessionOfAKilledRunIsReset) {
     // What a run was up to when it was killed.
     const KernelState state({"here", {10000, 12000}, {*net::IpAddress::parse("10.99.0.1")}});
     Counters counters;
-    Injector injector("here", counters);
+    Injector injector("here", counters.injected);
     Tap tap("here", {10000, 12000}, counters);
     injector.send(packet(source, target, {.sequence = 1000, .flags = syn}));
     tap.run([&](std::span<const Tap::Headers> headers) {
