@@ -25,45 +25,35 @@ net::IpAddress destination_of(std::string_view packet) {
                             : *net::IpAddress::from_bytes({bytes + 24, 16});
 }
 
+// Throws StartError.
+Link open_link(const std::string& interface) {
+  std::array<char, PCAP_ERRBUF_SIZE> reason{};
+  Link link(::pcap_create(interface.c_str(), reason.data()), ::pcap_close);
+  const auto fail = [&](const char* why) {
+    throw program::StartError("nothing can be sent out of --delivery-interface " + interface +
+                              ": " + why);
+  };
+  if (!link) fail(reason.data());
+  ::pcap_set_snaplen(link.get(), 1);
+  ::pcap_set_buffer_size(link.get(), capture_buffer_bytes);
+  if (::pcap_activate(link.get()) < 0) fail(::pcap_geterr(link.get()));
+  if (::pcap_datalink(link.get()) != DLT_EN10MB) fail("it is no Ethernet; use --delivery direct");
+  // It could capture as well: of what passes it wants nothing.
+  bpf_insn refuse_all = BPF_STMT(BPF_RET | BPF_K, 0);
+  bpf_program filter{1, &refuse_all};
+  if (::pcap_setfilter(link.get(), &filter) != 0) fail(::pcap_geterr(link.get()));
+  if (::pcap_setnonblock(link.get(), 1, reason.data()) != 0) fail(reason.data());
+  return link;
+}
+
 }  // namespace
 
 LinkInjector::LinkInjector(const std::string& interface, Counters& counters)
     : interface_(interface),
       counters_(counters),
+      link_(open_link(interface)),
       by_kernel_(interface, counters),
-      next_hops_(interface),
-      handle_(nullptr, ::pcap_close) {
-  std::string error;
-  handle_ = open(error);
-  if (!handle_)
-    throw program::StartError("nothing can be sent out of interface " + interface + ": " + error);
-}
-
-LinkInjector::Handle LinkInjector::open(std::string& error) const {
-  std::array<char, PCAP_ERRBUF_SIZE> reason{};
-  Handle handle(::pcap_create(interface_.c_str(), reason.data()), ::pcap_close);
-  if (!handle) {
-    error = reason.data();
-    return handle;
-  }
-  ::pcap_set_snaplen(handle.get(), 1);
-  ::pcap_set_buffer_size(handle.get(), capture_buffer_bytes);
-  if (::pcap_activate(handle.get()) < 0) {
-    error = ::pcap_geterr(handle.get());
-  } else if (::pcap_datalink(handle.get()) != DLT_EN10MB) {
-    error = "it is no Ethernet; use --delivery direct";
-  } else {
-    // The handle could capture as well: of what passes it wants nothing.
-    bpf_insn refuse_all = BPF_STMT(BPF_RET | BPF_K, 0);
-    bpf_program filter{1, &refuse_all};
-    if (::pcap_setfilter(handle.get(), &filter) == 0 &&
-        ::pcap_setnonblock(handle.get(), 1, reason.data()) == 0)
-      return handle;
-    error = ::pcap_geterr(handle.get());
-  }
-  handle.reset();
-  return handle;
-}
+      next_hops_(interface) {}
 
 void LinkInjector::send(std::string_view packets) {
   while (!packets.empty()) {
@@ -79,8 +69,8 @@ void LinkInjector::send(std::string_view packets) {
 }
 
 void LinkInjector::send_one(std::string_view packet) {
-  if (!handle_) follow_interface();
-  const auto hop = handle_ ? next_hops_.find(destination_of(packet)) : std::nullopt;
+  if (!link_) follow_interface();
+  const auto hop = link_ ? next_hops_.find(destination_of(packet)) : std::nullopt;
   if (!hop) return by_kernel_.send(packet);
   ether_header ethernet{};
   std::copy(hop->neighbour.begin(), hop->neighbour.end(), ethernet.ether_dhost);
@@ -89,7 +79,7 @@ void LinkInjector::send_one(std::string_view packet) {
       htons(static_cast<uint8_t>(packet[0]) >> 4 == 4 ? ETHERTYPE_IP : ETHERTYPE_IPV6);
   frame_.assign(reinterpret_cast<const char*>(&ethernet), sizeof ethernet);
   frame_.append(packet);
-  if (::pcap_inject(handle_.get(), frame_.data(), frame_.size()) >= 0) {
+  if (::pcap_inject(link_.get(), frame_.data(), frame_.size()) >= 0) {
     program::add(counters_.packets);
     program::add(counters_.bytes, packet.size());
     return;
@@ -100,7 +90,7 @@ void LinkInjector::send_one(std::string_view packet) {
   if (const auto held_back = log_.allow(program::LogLimit::Clock::now()))
     spdlog::warn("sending towards the shadow out of {} failed: {}{}", interface_,
                  std::strerror(error), *held_back);
-  if (reason == InjectError::no_interface) handle_.reset();
+  if (reason == InjectError::no_interface) link_.reset();
 }
 
 // One that was made anew under the same name is another one.
@@ -108,9 +98,11 @@ void LinkInjector::follow_interface() {
   const auto now = std::chrono::steady_clock::now();
   if (now < reopened_at_ + reopen_pause) return;
   reopened_at_ = now;
-  std::string error;
-  handle_ = open(error);
-  if (!handle_) return;
+  try {
+    link_ = open_link(interface_);
+  } catch (const program::StartError&) {
+    return;  // it is away still
+  }
   next_hops_.forget();
   by_kernel_.rebind();
 }

@@ -16,6 +16,8 @@ struct pcap;
 
 namespace trafficmirror::inject {
 
+using Link = std::unique_ptr<pcap, void (*)(pcap*)>;
+
 class LinkInjector {
  public:
   // Throws StartError. `counters` has to outlive this.
@@ -26,17 +28,14 @@ class LinkInjector {
   void send(std::string_view packets);
 
  private:
-  using Handle = std::unique_ptr<pcap, void (*)(pcap*)>;
-
-  Handle open(std::string& error) const;
   void send_one(std::string_view packet);
   void follow_interface();
 
   const std::string interface_;
   Counters& counters_;
+  Link link_;  // null while the interface is gone
   Injector by_kernel_;
   NextHops next_hops_;
-  Handle handle_;
   std::chrono::steady_clock::time_point reopened_at_;
   std::string frame_;
   program::LogLimit log_;

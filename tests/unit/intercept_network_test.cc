@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "inject/inject.h"
+#include "inject/link_injector.h"
 #include "inject/next_hop.h"
 #include "intercept/intercept.h"
 #include "intercept/kernel_state.h"
@@ -265,6 +266,55 @@ TEST_F(InterceptNetwork, SegmentsOfABulkUploadTravelTogetherWhereTheWayIsPlainEt
     GTEST_SKIP() << "this kernel has no IPsec; all but that was checked";
   EXPECT_EQ(look_up_next_hop("here", *net::IpAddress::parse("10.99.0.2")), std::nullopt);
   NetworkNamespace::run("ip xfrm policy flush");
+}
+
+// The kernel finds the neighbour out by the first packet; from then on its rules are passed by.
+TEST_F(InterceptNetwork, TheLinkTakesWholePackets) {
+  inject::Counters counters;
+  inject::LinkInjector injector("here", counters);
+  NetworkNamespace::run("ip neighbour flush dev here");
+  Descriptor seen;
+  at_shadow(
+      [&] { seen = Descriptor(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, htons(ETH_P_ALL))); });
+  const auto arrives = [&](uint16_t port) {
+    std::array<uint8_t, 65536> bytes;
+    pollfd waited{seen.get(), POLLIN, 0};
+    while (::poll(&waited, 1, 10'000) > 0) {
+      const ssize_t size = ::recv(seen.get(), bytes.data(), bytes.size(), 0);
+      const std::span<const uint8_t> whole(bytes.data(), static_cast<size_t>(size));
+      const auto parsed = net::parse_packet(whole, whole.size());
+      const auto* packet = std::get_if<net::Packet>(&parsed);
+      if (packet && packet->source.port.number == port)
+        return net::checksum_holds(*packet, whole) && packet->payload_length == 1000;
+    }
+    return false;
+  };
+  const Segment data{.sequence = 1, .flags = ack, .payload = std::string(1000, 'x')};
+  uint16_t port = 10300;
+  // Sources of other hosts.
+  for (const auto& [source, destination] :
+       {std::pair("10.98.0.7:", "10.99.0.2:9"), std::pair("[fd98::7]:", "[fd99::2]:9")}) {
+    ++port;
+    injector.send(packet(source + std::to_string(port), destination, data));
+    EXPECT_TRUE(arrives(port)) << "sent by the kernel";
+    const net::IpAddress neighbour = net::Endpoint::parse(destination)->address;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!look_up_next_hop("here", neighbour) && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::yield();
+    inject::LinkInjector fresh("here", counters);
+    NetworkNamespace::run(
+        "nft add table inet t && nft add chain inet t c '{ type filter hook output priority 0; }'"
+        " && nft add rule inet t c meta l4proto tcp drop");
+    ++port;
+    fresh.send(packet(source + std::to_string(port), destination, data));
+    NetworkNamespace::run("nft delete table inet t");
+    EXPECT_TRUE(arrives(port)) << destination;
+  }
+  EXPECT_EQ(counters.packets, 4u);
+  EXPECT_EQ(counters.bytes, 2 * (1040u + 1060u));
+  injector.send(packet("10.98.0.7:10400", "10.99.0.2:9", {.payload = std::string(2000, 'x')}));
+  EXPECT_EQ(counters.errors[static_cast<size_t>(InjectError::too_long)], 1u);
+  EXPECT_THROW(inject::LinkInjector("none", counters), program::StartError);
 }
 
 TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
