@@ -126,7 +126,7 @@ std::vector<std::shared_ptr<Downlink>> Relay::downlinks() const {
 
 std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
                                            std::span<const uint16_t> production_ports,
-                                           std::shared_ptr<Downlink> downlink) {
+                                           std::shared_ptr<Downlink> downlink, Sender sender) {
   if (production_ports.empty())
     return Denial{Denial::Kind::wrong, "the sidecar named no production port"};
 
@@ -148,7 +148,7 @@ std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
     if (proof != proofs.end() && !proof->second->proven() && !configuration_.stop)
       return Denial{Denial::Kind::unavailable, proof->second->why_not()};
   }
-  const auto stream = book_.open(production_ports);
+  const auto stream = book_.open(production_ports, sender);
   if (!stream) {
     return Denial{Denial::Kind::unavailable,
                   "every source port is leased to another sidecar: widen --source-ports"};

@@ -200,7 +200,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       if (port > UINT16_MAX) return protocol_error("a hello with a port over 65535");
       ports.push_back(static_cast<uint16_t>(port));
     }
-    auto opened = relay_.open(name_, ports, self_);
+    const Sender sender = hello.sends_directly() ? Sender::sidecar : Sender::intercept;
+    auto opened = relay_.open(name_, ports, self_, sender);
     if (const auto* denial = std::get_if<Denial>(&opened)) {
       spdlog::info("the stream of {} ({}) is not accepted: {}", name_, peer_, denial->reason);
       finish({denial->kind == Denial::Kind::wrong ? grpc::StatusCode::INVALID_ARGUMENT
@@ -208,7 +209,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
               denial->reason});
       return;
     }
-    spdlog::info("{} ({}, version {}) sends", name_, peer_, hello.version());
+    spdlog::info("{} ({}, version {}) sends{}", name_, peer_, hello.version(),
+                 sender == Sender::sidecar ? " directly" : "");
     {
       const std::lock_guard lock(mutex_);
       id_ = std::get<StreamId>(opened);
