@@ -307,6 +307,9 @@ class Lab:
             # Duplicate address detection would keep IPv6 silent for the first second or two.
             for interfaces in ("all", "default"):
                 self._sysctl(host, f"net/ipv6/conf/{interfaces}/accept_dad", 0)
+        for interfaces in ("all", "default"):
+            # The network lets every source pass, whatever this machine does.
+            self._sysctl(self.router, f"net/ipv4/conf/{interfaces}/rp_filter", 0)
         links = ["link set lo up"]
         for host in self.hosts:
             n = host._number
