@@ -761,7 +761,7 @@ http {{
 class Sink(Server):
     """Reads each request whole and keeps its id, length and SHA-256; may answer late."""
 
-    def __init__(self, lab, host, port, delay=0.0, unix=None, name=None):
+    def __init__(self, lab, host, port, delay=0.0, one_at_a_time=False, unix=None, name=None):
         self.host = host
         self.port = port
         self.name = name or f"sink-{host.name}"
@@ -770,6 +770,7 @@ class Sink(Server):
         self._unix = unix
         self._command = [sys.executable, os.path.join(HERE, "sink.py"), "--log", self.log_file]
         self._command += ["--delay", str(delay)]
+        self._command += ["--one-at-a-time"] if one_at_a_time else []
         self._command += ["--unix", unix] if unix else ["--port", str(port)]
         self.start()
 
