@@ -6,6 +6,7 @@
 
 #include "program/flags.h"
 #include "sidecar/direct/answers.h"
+#include "sidecar/direct/own_path.h"
 #include "sidecar/rewrite/rewrite.h"
 #include "sidecar/uplink/messages.h"
 
@@ -18,6 +19,14 @@ constexpr seconds look_up_interval(10);
 constexpr seconds look_up_interval_without_stream(2);
 // Many streams may be lost at a time.
 constexpr seconds shortest_look_up_interval(1);
+
+// The intercept knows the path from itself to each target.
+session::Lease fit_to_own_paths(session::Lease lease) {
+  for (session::Lease::Target& target : lease.targets)
+    if (const auto own = direct::own_path_mtu(target.endpoint); own && *own < target.path_mtu)
+      target.path_mtu = static_cast<uint16_t>(*own);
+  return lease;
+}
 
 }  // namespace
 
@@ -175,7 +184,8 @@ void Replicas::take(Replica& replica, const uplink::Event& event, Clock::time_po
   } else if (const auto* lease = std::get_if<session::Lease>(&event)) {
     if (!replica.up) spdlog::info("the stream to {} is up", replica.name);
     replica.asked_for_ports = false;
-    engine_.set_lease(engine_now, replica.stream, *lease);
+    engine_.set_lease(engine_now, replica.stream,
+                      send_directly_ ? fit_to_own_paths(*lease) : *lease);
     if (!std::exchange(replica.up, true)) list_streams();
   } else if (const auto* configuration = std::get_if<uplink::Configuration>(&event)) {
     said.configuration = *configuration;
