@@ -23,8 +23,18 @@ void Connection::sent(uint16_t target, const net::Packet& packet) {
   rst_received_ = false;
 }
 
+void Connection::accepted(uint16_t target, const net::Packet& syn_ack) {
+  *this = Connection();
+  target_ = target;
+  syn_sent_ = true;
+  sent_elsewhere_ = true;
+  sent_end_ = acknowledged_ = syn_ack.tcp.acknowledgment;
+}
+
 void Connection::received(const net::Packet& packet) {
   const net::TcpHeader& tcp = packet.tcp;
+  // All that is known of what was sent is what the shadow says it has.
+  if (sent_elsewhere_ && tcp.flags.ack) sent_end_ = acknowledged_ = tcp.acknowledgment;
   // A challenge of an older connection's may acknowledge what this one never sent.
   if (tcp.flags.ack && tcp.acknowledgment > acknowledged_ && tcp.acknowledgment <= sent_end_)
     acknowledged_ = tcp.acknowledgment;

@@ -73,12 +73,13 @@ uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
   return added;
 }
 
-std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_ports) {
+std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_ports, Sender sender) {
   if (free_blocks_.empty()) return std::nullopt;
   auto slot = std::find_if(streams_.begin(), streams_.end(),
                            [](const Stream& stream) { return !stream.active; });
   if (slot == streams_.end()) slot = streams_.emplace(slot);
   slot->active = true;
+  slot->sender = sender;
   slot->production_ports.assign(production_ports.begin(), production_ports.end());
   const auto stream = static_cast<StreamId>(slot - streams_.begin());
   take_blocks(stream, blocks_at_first);
@@ -170,10 +171,28 @@ LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
     return {Arrival::foreign};
   const uint32_t index = port - ports_.first;
   Connection& connection = connections(family)[index];
-  if (!connection.known() || targets_[connection.target()].target.endpoint != packet.source)
-    return {Arrival::closed_port};
+  const StreamId owner = owner_of_block_[index / block_size];
+  const bool known =
+      connection.known() && targets_[connection.target()].target.endpoint == packet.source;
+  if (!known || packet.tcp.flags.syn) {
+    if (const auto target = answers_unseen_syn(owner, packet)) {
+      // Of one that is refused there is nothing to remember.
+      if (packet.tcp.flags.syn) connection.accepted(*target, packet);
+      return {Arrival::session, owner};
+    }
+  }
+  if (!known) return {Arrival::closed_port};
   connection.received(packet);
-  return {Arrival::session, owner_of_block_[index / block_size]};
+  return {Arrival::session, owner};
+}
+
+// Of which target; nothing where it is another packet, or SYNs of the stream would have passed.
+std::optional<uint16_t> LeaseBook::answers_unseen_syn(StreamId stream,
+                                                      const net::Packet& packet) const {
+  const net::TcpFlags& flags = packet.tcp.flags;
+  if (stream == no_stream || streams_[stream].sender != Sender::sidecar) return std::nullopt;
+  if (!flags.ack || (!flags.syn && !flags.rst)) return std::nullopt;
+  return find_target(streams_[stream], packet.source);
 }
 
 uint32_t LeaseBook::free_ports() const {

@@ -37,6 +37,12 @@ struct Target {
 // As many as a sidecar takes in a lease.
 inline constexpr size_t max_targets = 1024;
 
+// Who sends the packets of a stream's sessions to the shadow.
+enum class Sender : uint8_t {
+  intercept,  // what comes up the stream
+  sidecar,    // so nothing is known of them but what the shadow answers
+};
+
 // Number of a stream, used again after it is closed.
 using StreamId = uint16_t;
 
@@ -61,7 +67,8 @@ class LeaseBook {
 
   // A new stream that may send to the targets of `production_ports`. It gets fewer ports where
   // there are no more; nothing where there are none at all.
-  std::optional<StreamId> open(std::span<const uint16_t> production_ports);
+  std::optional<StreamId> open(std::span<const uint16_t> production_ports,
+                               Sender sender = Sender::intercept);
   // Doubles the stream's ports, as far as there are any. Returns how many it added.
   uint32_t extend(StreamId stream);
   std::vector<PortRange> ports(StreamId stream) const;
@@ -99,12 +106,14 @@ class LeaseBook {
   struct Stream {
     std::vector<uint16_t> production_ports;
     std::vector<uint16_t> blocks;
+    Sender sender = Sender::intercept;
     bool active = false;
   };
   static constexpr uint16_t no_stream = 0xffff;
 
   uint32_t take_blocks(StreamId stream, size_t count);
   PortRange block_range(uint16_t block) const;
+  std::optional<uint16_t> answers_unseen_syn(StreamId stream, const net::Packet& packet) const;
   std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint) const;
   std::vector<uint16_t> free_places();
   std::vector<Connection>& connections(net::Family family) {

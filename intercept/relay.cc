@@ -6,7 +6,7 @@
 #include <spdlog/fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
-#include "intercept/batch.h"
+#include "net/batch.h"
 
 namespace trafficmirror::intercept {
 namespace {
@@ -126,7 +126,7 @@ std::vector<std::shared_ptr<Downlink>> Relay::downlinks() const {
 
 std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
                                            std::span<const uint16_t> production_ports,
-                                           std::shared_ptr<Downlink> downlink) {
+                                           std::shared_ptr<Downlink> downlink, Sender sender) {
   if (production_ports.empty())
     return Denial{Denial::Kind::wrong, "the sidecar named no production port"};
 
@@ -148,7 +148,7 @@ std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
     if (proof != proofs.end() && !proof->second->proven() && !configuration_.stop)
       return Denial{Denial::Kind::unavailable, proof->second->why_not()};
   }
-  const auto stream = book_.open(production_ports);
+  const auto stream = book_.open(production_ports, sender);
   if (!stream) {
     return Denial{Denial::Kind::unavailable,
                   "every source port is leased to another sidecar: widen --source-ports"};
@@ -178,7 +178,7 @@ void Relay::packets(StreamId stream, std::string_view batch) {
     while (!batch.empty()) {
       const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(batch.data()),
                                            batch.size());
-      const auto length = first_packet_length(bytes);
+      const auto length = net::first_packet_length(bytes);
       std::optional<Refusal> refusal = Refusal::malformed;
       if (length && draining_) {
         refusal = Refusal::draining;

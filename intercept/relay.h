@@ -93,7 +93,8 @@ class Relay {
   // `sidecar` is its name.
   std::variant<StreamId, Denial> open(const std::string& sidecar,
                                       std::span<const uint16_t> production_ports,
-                                      std::shared_ptr<Downlink> downlink);
+                                      std::shared_ptr<Downlink> downlink,
+                                      Sender sender = Sender::intercept);
   // A PacketBatch: injects what the lease allows and counts the rest.
   void packets(StreamId stream, std::string_view batch);
   // More ports, if there are any; Downlink::lease_changed follows.

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 
 #include "intercept/credentials.h"
-#include "intercept/descriptor.h"
+#include "program/descriptor.h"
 #include "program/flags.h"
 #include "program/log.h"
 #include "program/start_error.h"
@@ -201,7 +201,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       if (port > UINT16_MAX) return protocol_error("a hello with a port over 65535");
       ports.push_back(static_cast<uint16_t>(port));
     }
-    auto opened = relay_.open(name_, ports, self_);
+    const Sender sender = hello.sends_directly() ? Sender::sidecar : Sender::intercept;
+    auto opened = relay_.open(name_, ports, self_, sender);
     if (const auto* denial = std::get_if<Denial>(&opened)) {
       spdlog::info("the stream of {} ({}) is not accepted: {}", name_, peer_, denial->reason);
       finish({denial->kind == Denial::Kind::wrong ? grpc::StatusCode::INVALID_ARGUMENT
@@ -209,7 +210,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
               denial->reason});
       return;
     }
-    spdlog::info("{} ({}, version {}) sends", name_, peer_, hello.version());
+    spdlog::info("{} ({}, version {}) sends{}", name_, peer_, hello.version(),
+                 sender == Sender::sidecar ? " directly" : "");
     {
       const std::lock_guard lock(mutex_);
       id_ = std::get<StreamId>(opened);
@@ -393,7 +395,7 @@ void require_bindable(const net::HostPort& listen) {
                                   &hints, &found);
   if (error != 0) fail(std::string("can't be resolved: ") + ::gai_strerror(error));
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, ::freeaddrinfo);
-  const Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const program::Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) == 0 &&

@@ -79,8 +79,8 @@ void attach_filter(int socket, PortRange ports) {
 Tap::Tap(std::string interface, PortRange ports, Counters& counters)
     : interface_(std::move(interface)), counters_(counters) {
   // Protocol 0: no packet before bind(), when filter and ring stand.
-  socket_ = Descriptor(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  stop_ = Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  socket_ = program::Descriptor(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  stop_ = program::Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!socket_ || !stop_) fail("no packet socket can be opened");
   attach_filter(socket_.get(), ports);
   const int version = TPACKET_V2;

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "intercept/counters.h"
-#include "intercept/descriptor.h"
 #include "intercept/lease.h"
+#include "program/descriptor.h"
 
 namespace trafficmirror::intercept {
 
@@ -43,8 +43,8 @@ class Tap {
 
   const std::string interface_;
   Counters& counters_;
-  Descriptor socket_;
-  Descriptor stop_;
+  program::Descriptor socket_;
+  program::Descriptor stop_;
   uint8_t* ring_ = nullptr;
   size_t next_frame_ = 0;
 };

@@ -93,7 +93,12 @@ Shard::Shard(Options options, int stop_descriptor)
     : options_(std::move(options)),
       stop_descriptor_(stop_descriptor),
       engine_(options_.engine),
-      replicas_(options_.uplink, engine_) {
+      direct_(options_.uplink.sends_directly
+                  ? std::make_unique<direct::Sender>(options_.direct_link)
+                  : nullptr),
+      replicas_(options_.uplink, engine_, uplink::look_up,
+                direct_ ? [this](std::string_view packets) { direct_->send(packets); }
+                        : Replicas::SendDirectly()) {
   configure({});
   if (options_.replay) {
     replay_ = std::make_unique<replay::Replay>(*options_.replay, options_.engine.ports, engine_,
@@ -422,6 +427,10 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
                  now.record.drops),
          counter("trafficmirror_record_failures_total",
                  "Whether writing has failed, which ends recording.", now.record.failures)});
+  }
+  if (direct_) {
+    auto of_direct = direct_->metrics();
+    std::move(of_direct.begin(), of_direct.end(), std::back_inserter(families));
   }
   return families;
 }

@@ -109,6 +109,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     hello.set_name(options.name);
     for (const net::Port port : options.ports) hello.add_ports(port.number);
     hello.set_wants_identity(tls_ && tls_->from_environment());
+    hello.set_sends_directly(options.sends_directly);
   }
 
   // -- the owner's thread

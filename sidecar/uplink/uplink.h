@@ -42,6 +42,7 @@ class Uplink {
     std::string name;  // of this sidecar, for the intercept's log
     std::string version;
     std::vector<net::Port> ports;
+    bool sends_directly = false;  // no packets come up the stream
   };
   struct Counters {
     uint64_t streams = 0;          // that got a lease

@@ -9,8 +9,8 @@
 
 #include <spdlog/spdlog.h>
 
-#include "intercept/batch.h"
 #include "intercept/relay.h"
+#include "net/batch.h"
 #include "sidecar/session/source_ports.h"
 #include "sidecar/uplink/messages.h"
 #include "tests/fuzz/fuzz.h"
@@ -143,7 +143,7 @@ class Intercept {
     size_t at = 0;
     while (at < syns.size()) {
       const auto bytes = as_bytes(std::string_view(syns).substr(at));
-      const auto length = intercept::first_packet_length(bytes);
+      const auto length = net::first_packet_length(bytes);
       require(length.has_value(), "what the relay sends is whole");
       at += *length;
       const auto parsed = net::parse_packet(bytes.first(*length), *length);
@@ -231,7 +231,7 @@ class Intercept {
     if (!checking_) proofs_ += packets;
     while (!packets.empty()) {
       const auto bytes = as_bytes(packets);
-      const auto length = intercept::first_packet_length(bytes);
+      const auto length = net::first_packet_length(bytes);
       require(length.has_value(), "what is injected is whole");
       const Ends ends = ends_of(bytes.first(*length));
       if (checking_)

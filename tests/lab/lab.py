@@ -307,6 +307,9 @@ class Lab:
             # Duplicate address detection would keep IPv6 silent for the first second or two.
             for interfaces in ("all", "default"):
                 self._sysctl(host, f"net/ipv6/conf/{interfaces}/accept_dad", 0)
+        for interfaces in ("all", "default"):
+            # The network lets every source pass, whatever this machine does.
+            self._sysctl(self.router, f"net/ipv4/conf/{interfaces}/rp_filter", 0)
         links = ["link set lo up"]
         for host in self.hosts:
             n = host._number
@@ -758,7 +761,7 @@ http {{
 class Sink(Server):
     """Reads each request whole and keeps its id, length and SHA-256; may answer late."""
 
-    def __init__(self, lab, host, port, delay=0.0, unix=None, name=None):
+    def __init__(self, lab, host, port, delay=0.0, one_at_a_time=False, unix=None, name=None):
         self.host = host
         self.port = port
         self.name = name or f"sink-{host.name}"
@@ -767,6 +770,7 @@ class Sink(Server):
         self._unix = unix
         self._command = [sys.executable, os.path.join(HERE, "sink.py"), "--log", self.log_file]
         self._command += ["--delay", str(delay)]
+        self._command += ["--one-at-a-time"] if one_at_a_time else []
         self._command += ["--unix", unix] if unix else ["--port", str(port)]
         self.start()
 
