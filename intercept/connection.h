@@ -20,6 +20,9 @@ class Connection {
   void sent(uint16_t target, const net::Packet& packet);
   // The target sent `packet`.
   void received(const net::Packet& packet);
+  // Whether the payload of a packet that was received ends within the first `bytes` of the
+  // target's.
+  bool within_first(uint32_t bytes, const net::Packet& packet) const;
 
   // Whether a SYN went out, ever since the port was leased, and no RST after it. A packet of the
   // shadow's for a connection that is not, is one for a closed port.
@@ -47,10 +50,12 @@ class Connection {
  private:
   net::SequenceNumber sent_end_;      // behind the furthest byte sent
   net::SequenceNumber acknowledged_;  // the furthest the shadow acknowledged: its RCV.NXT
+  net::SequenceNumber first_;         // of the shadow's bytes
   uint16_t target_ = 0;
   bool syn_sent_ : 1 = false;
   bool rst_sent_ : 1 = false;
   bool fin_sent_ : 1 = false;
+  bool first_known_ : 1 = false;
   bool rst_received_ : 1 = false;
   bool fin_received_ : 1 = false;
 };

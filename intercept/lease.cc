@@ -1,6 +1,7 @@
 #include "intercept/lease.h"
 
 #include <algorithm>
+#include <set>
 
 namespace trafficmirror::intercept {
 
@@ -73,13 +74,15 @@ uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
   return added;
 }
 
-std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_ports) {
+std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_ports,
+                                        std::span<const uint16_t> reply_ports) {
   if (free_blocks_.empty()) return std::nullopt;
   auto slot = std::find_if(streams_.begin(), streams_.end(),
                            [](const Stream& stream) { return !stream.active; });
   if (slot == streams_.end()) slot = streams_.emplace(slot);
   slot->active = true;
   slot->production_ports.assign(production_ports.begin(), production_ports.end());
+  slot->reply_ports.assign(reply_ports.begin(), reply_ports.end());
   const auto stream = static_cast<StreamId>(slot - streams_.begin());
   take_blocks(stream, blocks_at_first);
   return stream;
@@ -173,7 +176,24 @@ LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
   if (!connection.known() || targets_[connection.target()].target.endpoint != packet.source)
     return {Arrival::closed_port};
   connection.received(packet);
-  return {Arrival::session, owner_of_block_[index / block_size]};
+  const StreamId stream = owner_of_block_[index / block_size];
+  const bool whole = is_reply_port(streams_[stream], targets_[connection.target()].target) &&
+                     connection.within_first(first_reply_bytes, packet);
+  return {Arrival::session, stream, whole};
+}
+
+bool LeaseBook::is_reply_port(const Stream& stream, const Target& target) {
+  return std::find(stream.reply_ports.begin(), stream.reply_ports.end(), target.production_port) !=
+         stream.reply_ports.end();
+}
+
+std::vector<uint16_t> LeaseBook::whole_from() const {
+  std::set<uint16_t> ports;
+  for (const Place& place : targets_)
+    if (std::any_of(streams_.begin(), streams_.end(),
+                    [&](const Stream& stream) { return is_reply_port(stream, place.target); }))
+      ports.insert(place.target.endpoint.port.number);
+  return {ports.begin(), ports.end()};
 }
 
 uint32_t LeaseBook::free_ports() const {
