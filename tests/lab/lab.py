@@ -506,8 +506,9 @@ class Lab:
     def nghttpd(self, host, port=80):
         return Nghttpd(self, host, port)
 
-    def postgres(self, host, port=5432):
-        """With a database `postgres` and a user `postgres` that needs no password."""
+    def postgres(self, host, port=5432, **changed):
+        """With a database `postgres` and a user `postgres` that needs no password; what is changed
+        are settings."""
         programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
         if not programs:
             raise LabError("postgresql is missing")
@@ -533,6 +534,7 @@ class Lab:
             "ssl": "off",
             "max_connections": 50,
             "dynamic_shared_memory_type": "mmap",  # nothing outside its directory
+            **changed,
         }
         command = [*as_postgres, f"{programs[-1]}/postgres", "-D", data]
         for name, value in settings.items():

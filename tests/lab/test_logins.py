@@ -1,6 +1,7 @@
 """Databases whose users have other passwords at the shadow hold the same rows when a load has run."""
 
 import os
+import shutil
 
 import labtest
 from lab import NO_TLS, SIDECAR_HTTP, Lab, LabError, endpoint, metrics, wait_until
@@ -165,6 +166,26 @@ class Postgres(LoginTest):
         self.assert_ends_as(
             "no_credentials", "it asks for a password of user app: name it in --credentials"
         )
+
+
+class PostgresWithTls(LoginTest):
+    protocol, port = "postgresql", 5432
+
+    def test_production_takes_up_tls(self):
+        self.lab = lab = self.enterContext(Lab())
+        certificate, key = lab.path("server.crt"), lab.path("server.key")
+        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test"]
+        lab.production.run([*make, "-out", certificate, "-keyout", key])
+        for file in (certificate, key):
+            shutil.chown(file, "postgres", "postgres")
+        lab.postgres(lab.production, ssl="on", ssl_cert_file=certificate, ssl_key_file=key)
+        lab.postgres(lab.shadow)
+        self.start_mirror()
+        query = ["psql", "-h", lab.production.ipv4, "-U", "postgres", "-c", "select 1", "postgres"]
+        lab.client.run(query, environment={"PGSSLMODE": "require"})
+        wait_until(self.all_ended, "all sessions end", 20)
+        self.assertEqual(self.closed(), {"login_encrypted": 1})
+        self.assertIn("production's client speaks TLS", self.mirror.sidecar.output())
 
 
 class MariaDB(LoginTest):
