@@ -1,7 +1,6 @@
 #include "intercept/lease.h"
 
 #include <algorithm>
-#include <set>
 
 namespace trafficmirror::intercept {
 
@@ -82,7 +81,7 @@ std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_por
   if (slot == streams_.end()) slot = streams_.emplace(slot);
   slot->active = true;
   slot->production_ports.assign(production_ports.begin(), production_ports.end());
-  slot->reply_ports.assign(reply_ports.begin(), reply_ports.end());
+  slot->reply_ports = {reply_ports.begin(), reply_ports.end()};
   const auto stream = static_cast<StreamId>(slot - streams_.begin());
   take_blocks(stream, blocks_at_first);
   return stream;
@@ -183,8 +182,7 @@ LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
 }
 
 bool LeaseBook::is_reply_port(const Stream& stream, const Target& target) {
-  return std::find(stream.reply_ports.begin(), stream.reply_ports.end(), target.production_port) !=
-         stream.reply_ports.end();
+  return stream.reply_ports.contains(target.production_port);
 }
 
 std::vector<uint16_t> LeaseBook::whole_from() const {

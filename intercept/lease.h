@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -106,7 +107,7 @@ class LeaseBook {
   };
   struct Stream {
     std::vector<uint16_t> production_ports;
-    std::vector<uint16_t> reply_ports;
+    std::set<uint16_t> reply_ports;
     std::vector<uint16_t> blocks;
     bool active = false;
   };

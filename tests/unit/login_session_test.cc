@@ -281,6 +281,22 @@ TEST_F(LoginSession, EndsWhereTheShadowAnswersNothing) {
   EXPECT_LE(now, Time(seconds(62)));
 }
 
+TEST_F(LoginSession, IsNeverLaterThanItMayBe) {
+  Limits limits;
+  limits.pacing.max_lag = milliseconds(500);
+  engine.set_limits(now, limits);
+  open();
+  client("user.");
+  shadow("", ack);
+  server("in.");
+  now += seconds(2);
+  client("query");
+  EXPECT_EQ(engine.deadline(), now + milliseconds(500));
+  now = engine.deadline();
+  engine.run(now);
+  EXPECT_EQ(closed(CloseReason::lag_limit), 1U);
+}
+
 TEST_F(LoginSession, LetsAClientBeSilent) {
   open();
   now += seconds(300);
