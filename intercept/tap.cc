@@ -1,5 +1,6 @@
 #include "intercept/tap.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -168,10 +169,7 @@ size_t Tap::take_batch(const Handler& handler) {
     const std::atomic_ref<uint32_t> status(header->tp_status);
     if ((status.load(std::memory_order_acquire) & TP_STATUS_USER) == 0) break;
     batch[count] = {reinterpret_cast<uint8_t*>(header) + header->tp_net, header->tp_snaplen};
-    if ((header->tp_status & TP_STATUS_COPY) != 0) {
-      const Headers packet = take_whole(whole++);
-      if (!packet.empty()) batch[count] = packet;
-    }
+    if ((header->tp_status & TP_STATUS_COPY) != 0) batch[count] = take_whole(whole++, batch[count]);
   }
   if (count == 0) return 0;
   handler(std::span<const Headers>(batch.data(), count));
@@ -184,12 +182,23 @@ size_t Tap::take_batch(const Handler& handler) {
   return count;
 }
 
-// The next of the socket's queue, to be kept in that place until the batch is over.
-Tap::Headers Tap::take_whole(size_t number) {
+// The packet of the socket's queue that the ring has the beginning of, to be kept in that place
+// until the batch is over. Those before it are of packets that were passed over, as when the socket
+// had an error to tell first.
+Tap::Headers Tap::take_whole(size_t number, Headers in_ring) {
   if (number == whole_.size()) whole_.emplace_back(whole_length);
   std::vector<uint8_t>& packet = whole_[number];
-  const ssize_t length = ::recv(socket_.get(), packet.data(), packet.size(), MSG_DONTWAIT);
-  return Headers(packet).first(length > 0 ? static_cast<size_t>(length) : 0);
+  for (int errors = 0; errors < 2;) {
+    const ssize_t length = ::recv(socket_.get(), packet.data(), packet.size(), MSG_DONTWAIT);
+    if (length < 0) {
+      ++errors;
+    } else if (const Headers found = Headers(packet).first(static_cast<size_t>(length));
+               found.size() >= in_ring.size() &&
+               std::equal(in_ring.begin(), in_ring.end(), found.begin())) {
+      return found;
+    }
+  }
+  return in_ring;
 }
 
 void Tap::run(const Handler& handler) {

@@ -46,7 +46,7 @@ class Tap {
 
  private:
   size_t take_batch(const Handler& handler);
-  Headers take_whole(size_t number);
+  Headers take_whole(size_t number, Headers in_ring);
 
   const std::string interface_;
   const PortRange ports_;

@@ -26,6 +26,7 @@ struct Session::LoginInHand {
   std::vector<uint8_t> shadow;        // likewise
   std::optional<Reassembly> arrival;  // of the shadow's bytes; none before it has answered the SYN
   uint64_t arrived = 0;
+  bool more_under_way = false;  // as in Seen, when the client spoke last
   // What the client said and did behind its login.
   std::vector<Held> held;
   size_t held_bytes = 0;
@@ -69,6 +70,7 @@ void Session::client_sent_in_login(Time now, std::span<const uint8_t> bytes,
     return;
   }
   if (!login_->login->asked()) began_at_ = waiting_since_ = now;
+  login_->more_under_way = answer_seen && answer_seen->more_under_way;
   login_->client.insert(login_->client.end(), bytes.begin(), bytes.end());
   go_on_with_login(now);
 }
@@ -129,7 +131,8 @@ void Session::go_on_with_login(Time now) {
   }
   if (login.client_is_over() && !in_hand.client.empty()) {
     // Whatever production's server said before it, the shadow has said its own.
-    hold_back(now, in_hand.client, login.asked() ? AnswerSeen(Seen{0}) : std::nullopt);
+    const AnswerSeen login_seen = Seen{0, in_hand.more_under_way};
+    hold_back(now, in_hand.client, login.asked() ? login_seen : std::nullopt);
     in_hand.client.clear();
   }
   const bool client_is_done = login.client_is_over() || in_hand.client_left();

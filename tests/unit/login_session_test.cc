@@ -180,6 +180,25 @@ TEST_F(LoginSession, WaitsForNoAnswerToWhatTheLoginSaidLess) {
   EXPECT_EQ(sent_now(), "query 2");
 }
 
+TEST_F(LoginSession, TakesNothingOfTheLoginForAnAnswerThoughTheServerSpeaksUnasked) {
+  open();
+  client("user.");
+  server("in.");
+  const uint32_t seen = server_next;
+  server("notice");
+  capture(client_address, server_address, {client_next, seen, data, "query 1"});
+  client_next += 7;
+  shadow("ask.ask.ask.");
+  shadow("in.");
+  EXPECT_TRUE(sent_now().ends_with("query 1"));
+  shadow("", ack);
+  server("answer 1");
+  client("query 2");
+  EXPECT_EQ(sent_now(), "");
+  shadow("noticeanswer 1");
+  EXPECT_EQ(sent_now(), "query 2");
+}
+
 TEST_F(LoginSession, HoldsAllThatTheClientSaysMeanwhileInItsTurns) {
   open();
   client("user.");
