@@ -40,6 +40,13 @@ void Connection::received(const net::Packet& packet) {
     acknowledged_ = tcp.acknowledgment;
   if (tcp.flags.fin) fin_received_ = true;
   if (tcp.flags.rst) rst_received_ = true;
+  if (first_known_) return;
+  first_known_ = true;
+  first_ = tcp.sequence + tcp.flags.syn;
+}
+
+bool Connection::within_first(uint32_t bytes, const net::Packet& packet) const {
+  return first_known_ && packet.tcp.sequence + packet.sequence_length() <= first_ + bytes;
 }
 
 Connection::ResetSequences Connection::reset_sequences() const {

@@ -23,6 +23,9 @@ class Connection {
   void received(const net::Packet& packet);
   // The target has answered a SYN that did not pass: a new connection begins.
   void accepted(uint16_t target, const net::Packet& syn_ack);
+  // Whether the payload of a packet that was received ends within the first `bytes` of the
+  // target's.
+  bool within_first(uint32_t bytes, const net::Packet& packet) const;
 
   // Whether a SYN went out, ever since the port was leased, and no RST after it. A packet of the
   // shadow's for a connection that is not, is one for a closed port.
@@ -53,10 +56,12 @@ class Connection {
  private:
   net::SequenceNumber sent_end_;      // behind the furthest byte sent
   net::SequenceNumber acknowledged_;  // the furthest the shadow acknowledged: its RCV.NXT
+  net::SequenceNumber first_;         // of the shadow's bytes
   uint16_t target_ = 0;
   bool syn_sent_ : 1 = false;
   bool rst_sent_ : 1 = false;
   bool fin_sent_ : 1 = false;
+  bool first_known_ : 1 = false;
   bool rst_received_ : 1 = false;
   bool fin_received_ : 1 = false;
   bool sent_elsewhere_ : 1 = false;  // its packets don't pass

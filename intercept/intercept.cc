@@ -92,6 +92,7 @@ class Intercept::Implementation {
             options_.look_again ? Relay::Targets::changing : Relay::Targets::fixed),
         injector_(options_.interface, counters_.injected),
         tap_(options_.interface, options_.source_ports, counters_) {
+    relay_.set_copy_whole([this](const std::vector<uint16_t>& ports) { tap_.copy_whole(ports); });
     relay_.configure(options_.live.sidecars);
     if (options_.sidecar_identity) relay_.set_identity(options_.sidecar_identity->material());
     look_up_paths();

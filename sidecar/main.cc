@@ -18,6 +18,7 @@
 #include "program/stay.h"
 #include "program/stop_signal.h"
 #include "program/tls.h"
+#include "sidecar/login_flags.h"
 #include "sidecar/offline_flags.h"
 #include "sidecar/shard.h"
 
@@ -96,6 +97,7 @@ int run(int argc, const char* const* argv) {
       app, "--response-timeout", response_timeout,
       "a shadow that does not answer or acknowledge for so long loses the session");
   program::add_stay_flag(app);
+  LoginFlags logins(app);
   OfflineFlags offline(app);
   program::add_tls_flags(app, tls_options);
   program::add_common_flags(app, common);
@@ -129,6 +131,9 @@ int run(int argc, const char* const* argv) {
   options.engine.ports = options.capture.ports;
   options.engine.idle_timeout = idle_timeout;
   options.engine.response_timeout = response_timeout;
+  options.engine.logins = logins.logins(options.capture.ports);
+  for (const auto& [port, begin] : options.engine.logins)
+    options.uplink.reply_ports.push_back(port);
   options.engine.seed = std::random_device()();
   options.uplink.ports = options.capture.ports;
   options.uplink.name = own_name();

@@ -175,12 +175,15 @@ Replicas::Said Replicas::take_events(Clock::time_point now, session::Time engine
 
 void Replicas::take(Replica& replica, const uplink::Event& event, Clock::time_point now,
                     session::Time engine_now, Said& said) {
+  const auto on_shadow = [&](const net::Packet& packet) {
+    replica.answers.received(packet);
+    engine_.on_shadow(engine_now, replica.stream, packet);
+  };
   if (const auto* headers = std::get_if<uplink::Headers>(&event)) {
-    const bool whole = uplink::for_each_header(headers->bytes, [&](const net::Packet& packet) {
-      replica.answers.received(packet);
-      engine_.on_shadow(engine_now, replica.stream, packet);
-    });
-    if (!whole) ++said.malformed_headers;  // the intercept sends none such
+    // The intercept sends none that are malformed.
+    if (!uplink::for_each_header(headers->bytes, on_shadow)) ++said.malformed_headers;
+  } else if (const auto* replies = std::get_if<uplink::Replies>(&event)) {
+    if (!uplink::for_each_reply(replies->bytes, on_shadow)) ++said.malformed_headers;
   } else if (const auto* lease = std::get_if<session::Lease>(&event)) {
     if (!replica.up) spdlog::info("the stream to {} is up", replica.name);
     replica.asked_for_ports = false;

@@ -92,7 +92,7 @@ void wait_until(Replicas::Clock::time_point time, std::span<pollfd> descriptors)
 Shard::Shard(Options options, int stop_descriptor)
     : options_(std::move(options)),
       stop_descriptor_(stop_descriptor),
-      engine_(options_.engine),
+      engine_(with_login_log(options_.engine)),
       direct_(options_.uplink.sends_directly
                   ? std::make_unique<direct::Sender>(options_.direct_link)
                   : nullptr),
@@ -305,6 +305,20 @@ void Shard::configure(const program::Limits& limits) {
   engine_.set_limits(now_, of_engine);
   if (limits == program::Limits{}) return;
   spdlog::info("the intercept says: {}", describe(limits_, of_engine));
+}
+
+session::Engine::Options Shard::with_login_log(session::Engine::Options options) {
+  options.login_failed = [this](const auto& shadow, const auto& failure) {
+    const auto held = login_log_.allow(Clock::now());
+    if (!held) return;
+    // A part of it is what others said.
+    std::string why = failure.why;
+    std::replace_if(
+        why.begin(), why.end(), [](unsigned char each) { return each < ' ' || each == 127; }, '?');
+    spdlog::warn("a login to the shadow {} failed ({}): {}{}", shadow.to_string(),
+                 session::close_reason_names[static_cast<size_t>(failure.reason)], why, *held);
+  };
+  return options;
 }
 
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.

@@ -86,6 +86,7 @@ class Shard : private capture::PacketReceiver {
   bool may_stop(Clock::time_point now);
   void take_stream_events(Clock::time_point now);
   void configure(const program::Limits& limits);
+  session::Engine::Options with_login_log(session::Engine::Options options);
   void report();
   void publish();
   // The latest moment at which something has to be done though no descriptor is readable.
@@ -112,6 +113,7 @@ class Shard : private capture::PacketReceiver {
   session::Time now_;
   Published current_;
   program::LogLimit capture_log_;
+  program::LogLimit login_log_;
 
   mutable std::mutex published_mutex_;
   Published published_;

@@ -321,7 +321,10 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   // A clean boundary: all that the client said before has been received and answered, and it has
   // seen the answer.
   const bool all_received = !flow.server_received || *flow.server_received == tcp.sequence;
-  const bool boundary = in_order && all_received && (first || flow.new_answer(tcp.acknowledgment));
+  // Behind a login that the shadow has not seen it would understand nothing.
+  const bool logged_in = has_login(flow) && !(flow.syn && tcp.sequence == *flow.syn + 1);
+  const bool boundary =
+      in_order && all_received && !logged_in && (first || flow.new_answer(tcp.acknowledgment));
   if (boundary && request) learn_protocol(flow, packet);
   if (boundary && (first || request || is_exchange_behind_answer(flow)) && !packet.cut() &&
       !flow.client_finished && now >= flow.retry_at) {
@@ -618,6 +621,9 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
     return false;
   }
   flow.session = std::get<SessionEntry*>(result);
+  if (const auto login = options_.logins.find(flow.key->server.port);
+      login != options_.logins.end())
+    flow.session->session.log_in(login->second());
   if (!syn) ++stream_of(*flow.session).counters.adopted;
   flow.session->flow = &flow;
   flow.start_shed.reset();
@@ -769,6 +775,9 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
   Stream& stream = stream_of(entry);
   ++stream.counters[reason];
   --stream.counters.active;
+  if (const Login::Failure* failure = entry.session.login_failure();
+      failure && reason == failure->reason && options_.login_failed)
+    options_.login_failed(stream.targets[entry.target].endpoint, *failure);
   Flow* flow = entry.flow;
   if (flow) flow->session = nullptr;
   if (entry.session.has_rest()) continue_in_new_session(now, entry);

@@ -97,6 +97,9 @@ class Engine {
     Duration idle_timeout = std::chrono::minutes(10);
     Duration response_timeout = std::chrono::seconds(60);
     uint64_t seed = 0;  // of the initial sequence numbers
+    Logins logins{};
+    // Called for each session that ends as its login has failed.
+    std::function<void(const net::Endpoint& shadow, const Login::Failure&)> login_failed{};
   };
 
   explicit Engine(Options options);
@@ -185,6 +188,7 @@ class Engine {
   void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   void learn_protocol(const Flow& flow, const net::Packet& packet);
   bool is_exchange_behind_answer(const Flow& flow) const;
+  bool has_login(const Flow& flow) const { return options_.logins.contains(flow.key->server.port); }
   // `server_next`: the end of what the server had sent when it acknowledged last.
   void look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next);
 

@@ -71,6 +71,13 @@ class Down : public intercept::Downlink {
     require(read == count, "and is as many headers as it says");
     batch.clear();
   }
+  void replies(std::string& batch, size_t count) override {
+    size_t read = 0;
+    require(uplink::for_each_reply(batch, [&](const net::Packet&) { ++read; }),
+            "whole packets that go down can be read");
+    require(read == count, "and are as many as it says");
+    batch.clear();
+  }
   void lease_changed() override {}
   void configuration_changed() override {}
   void drain() override {}
@@ -160,7 +167,8 @@ class Intercept {
 
   void open(size_t stream) {
     if (streams_[stream]) return;
-    const auto opened = relay_.open("pod-1", production_ports(stream), std::make_shared<Down>());
+    const auto opened = relay_.open("pod-1", production_ports(stream), std::make_shared<Down>(),
+                                    production_ports(0));
     if (const auto* id = std::get_if<StreamId>(&opened)) streams_[stream] = *id;
   }
 
@@ -307,6 +315,12 @@ void fuzz_headers(Input& input) {
     total += packet.header_length;
   });
   require(whole ? total == bytes.size() : total < bytes.size(), "a batch is read to its end");
+  total = 0;
+  uplink::for_each_reply(as_text(bytes), [&](const net::Packet& packet) {
+    require(!packet.cut(), "a reply is whole");
+    total += packet.header_length + packet.payload_length;
+  });
+  require(total <= bytes.size(), "and is of the batch");
 }
 
 }  // namespace

@@ -347,6 +347,45 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
   EXPECT_EQ(counters.tap_packets, 3u);
 }
 
+TEST_F(InterceptNetwork, TheTapSeesPacketsWholeFromPortsOfWhichItIsToldSo) {
+  Counters counters;
+  Tap tap("here", {20000, 20010}, counters);
+  tap.copy_whole({79, 80});
+  std::vector<size_t> seen;
+  std::thread thread([&] {
+    tap.run([&](std::span<const Tap::Headers> packets) {
+      for (const Tap::Headers each : packets) {
+        const auto packet =
+            tests::parsed({reinterpret_cast<const char*>(each.data()), each.size()});
+        const std::string text(packet.payload.begin(), packet.payload.end());
+        EXPECT_EQ(text.find_first_not_of(packet.source.port.number == 80 ? "ab" : "x"),
+                  std::string::npos);
+        seen.push_back(text.size());
+        if (packet.destination.port.number == 20010) tap.stop();
+      }
+    });
+  });
+  at_shadow([] {
+    Counters of_shadow;
+    Injector injector("there", of_shadow.injected);
+    const auto of = [](size_t size, char what) {
+      return Segment{.sequence = 7, .flags = ack, .payload = std::string(size, what)};
+    };
+    injector.send(packet("10.99.0.2:80", "10.99.0.1:20000", of(1000, 'a')) +
+                  packet("10.99.0.2:81", "10.99.0.1:20000", of(1000, 'x')) +
+                  packet("10.99.0.2:80", "10.99.0.1:20000", of(30, 'b')) +
+                  packet("[fd99::2]:80", "[fd99::1]:20000", of(1200, 'b')) +
+                  packet("[fd99::2]:81", "[fd99::1]:20010", of(1200, 'x')));
+  });
+  thread.join();
+  ASSERT_EQ(seen.size(), 5u);
+  EXPECT_EQ(seen[0], 1000u);
+  EXPECT_LT(seen[1], 200u);
+  EXPECT_EQ(seen[2], 30u);
+  EXPECT_EQ(seen[3], 1200u);
+  EXPECT_LT(seen[4], 200u);
+}
+
 // A router's "packet too big" comes for the injected packets, which no socket of this host's knows.
 TEST_F(InterceptNetwork, AShorterPathIsLearned) {
   Counters counters;

@@ -151,6 +151,34 @@ TEST(Headers, StandOneBehindTheOther) {
                                              "[fd00::5]:80 > [fd00::1]:1 ACK seq 3 ack 4 len 0"}));
 }
 
+TEST(Headers, HaveNoPayload) {
+  const std::string packet =
+      tests::packet("10.0.0.5:80", "10.0.0.1:1000", {1, 2, {.ack = true}, "answer"});
+  const std::string header = packet.substr(0, packet.size() - 6);
+  int taken = 0;
+  EXPECT_TRUE(for_each_header(header + header, [&](const net::Packet& its) {
+    EXPECT_EQ(its.payload_length, 6u);
+    EXPECT_TRUE(its.payload.empty()) << "that is the next header";
+    ++taken;
+  }));
+  EXPECT_EQ(taken, 2);
+}
+
+TEST(Replies, StandOneBehindTheOther) {
+  const std::string first =
+      tests::packet("10.0.0.5:80", "10.0.0.1:1000", {1, 2, {.ack = true}, "answer"});
+  const std::string second = tests::packet("[fd00::5]:80", "[fd00::1]:1", {3, 4, {.ack = true}});
+  std::vector<std::string> taken;
+  const auto take = [&](const net::Packet& packet) {
+    taken.emplace_back(packet.payload.begin(), packet.payload.end());
+  };
+  EXPECT_TRUE(for_each_reply(first + second + first, take));
+  EXPECT_EQ(taken, (std::vector<std::string>{"answer", "", "answer"}));
+  EXPECT_FALSE(for_each_reply(second + first.substr(0, first.size() - 1), take)) << "it is cut";
+  EXPECT_FALSE(for_each_reply("nonsense", take));
+  EXPECT_EQ(taken.size(), 4u);
+}
+
 TEST(Headers, BehindOneThatCannotBeReadAreLost) {
   const std::string good = tests::packet("10.0.0.5:80", "10.0.0.1:1000", {1, 2, {.ack = true}});
   int taken = 0;
