@@ -21,6 +21,7 @@ namespace {
 
 using intercept::PortRange;
 using intercept::Relay;
+using intercept::Sender;
 using intercept::StreamId;
 using intercept::Target;
 
@@ -168,7 +169,7 @@ class Intercept {
   void open(size_t stream) {
     if (streams_[stream]) return;
     const auto opened = relay_.open("pod-1", production_ports(stream), std::make_shared<Down>(),
-                                    production_ports(0));
+                                    Sender::intercept, production_ports(0));
     if (const auto* id = std::get_if<StreamId>(&opened)) streams_[stream] = *id;
   }
 
