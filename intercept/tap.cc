@@ -42,13 +42,18 @@ constexpr std::chrono::microseconds wake_up_interval{250};
 }
 
 // Loads are relative to the network header, whatever the link layer is.
-void attach_filter(int socket, PortRange ports) {
+void attach_filter(int socket, const Tap::Filter& filter) {
   constexpr uint32_t network = static_cast<uint32_t>(SKF_NET_OFF);
   constexpr uint32_t packet_type = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_PKTTYPE);
+  const uint32_t port = filter.of_source ? 0 : 2;
+  const auto is_for_us =
+      filter.any_link_address
+          ? sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 16, 0)
+          : sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_HOST, 0, 16);
   constexpr uint32_t protocol = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_PROTOCOL);
   std::array code = {
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, packet_type),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_HOST, 0, 16),
+      is_for_us,
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, protocol),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IPV6, 8, 0),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 0, 13),
@@ -58,14 +63,14 @@ void attach_filter(int socket, PortRange ports) {
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, network + 6),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x1fff, 9, 0),
       sock_filter BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, network),
-      sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_IND, network + 2),
+      sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_IND, network + port),
       sock_filter BPF_STMT(BPF_JMP | BPF_JA, 3),
       // IPv6
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, network + 6),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 0, 4),
-      sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, network + net::ipv6_header_length + 2),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ports.first, 0, 2),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, ports.last, 1, 0),
+      sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, network + net::ipv6_header_length + port),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, filter.ports.first, 0, 2),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, filter.ports.last, 1, 0),
       sock_filter BPF_STMT(BPF_RET | BPF_K, snap_length),
       sock_filter BPF_STMT(BPF_RET | BPF_K, 0),
   };
@@ -76,13 +81,13 @@ void attach_filter(int socket, PortRange ports) {
 
 }  // namespace
 
-Tap::Tap(std::string interface, PortRange ports, Counters& counters)
+Tap::Tap(std::string interface, const Filter& filter, Counters& counters)
     : interface_(std::move(interface)), counters_(counters) {
   // Protocol 0: no packet before bind(), when filter and ring stand.
   socket_ = Descriptor(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   stop_ = Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!socket_ || !stop_) fail("no packet socket can be opened");
-  attach_filter(socket_.get(), ports);
+  set_filter(filter);
   const int version = TPACKET_V2;
   tpacket_req request{};
   request.tp_block_size = block_bytes;
@@ -105,6 +110,10 @@ Tap::Tap(std::string interface, PortRange ports, Counters& counters)
 
 Tap::~Tap() {
   ::munmap(ring_, ring_bytes);
+}
+
+void Tap::set_filter(const Filter& filter) {
+  attach_filter(socket_.get(), filter);
 }
 
 bool Tap::rebind() {

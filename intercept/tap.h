@@ -14,15 +14,23 @@ namespace trafficmirror::intercept {
 
 // A ring of packet headers shared with the kernel (packet(7), TPACKET_V2): each packet is there as
 // soon as it came, without the wait for a block to fill that TPACKET_V3 has. A filter lets through
-// only TCP that came in for a port of the range.
+// only TCP that came in for, or from, a port of the range.
 class Tap {
  public:
+  struct Filter {
+    PortRange ports;
+    bool of_source = false;
+    // Also what has another link address than the interface.
+    bool any_link_address = false;
+
+    bool operator==(const Filter&) const = default;
+  };
   using Headers = std::span<const uint8_t>;
   // What came, oldest first; the bytes are good during the call only.
   using Handler = std::function<void(std::span<const Headers>)>;
 
   // Throws StartError. `counters` has to outlive this. It sees packets from here on.
-  Tap(std::string interface, PortRange ports, Counters& counters);
+  Tap(std::string interface, const Filter& filter, Counters& counters);
   ~Tap();
   Tap(const Tap&) = delete;
   Tap& operator=(const Tap&) = delete;
@@ -33,6 +41,8 @@ class Tap {
   // Any thread.
   void stop();
 
+  // Another filter from here on. Any thread; throws StartError.
+  void set_filter(const Filter& filter);
   // The interface of that name is another one now. Any thread; false where it can't be bound yet.
   bool rebind();
   // Adds what the kernel dropped since the last call to the counters. Any thread.

@@ -12,26 +12,44 @@ void SourcePorts::lease(const std::vector<Lease::Source>& sources) {
   for (const Lease::Source& source : sources)
     if (source.first <= source.last) leased += source.last.number - source.first.number + 1U;
   slots_.reserve(std::min(leased, max_ports));
+  struct Added {
+    uint32_t begin;
+    uint32_t end;
+    net::Family family;
+  };
+  std::vector<Added> added;
+  uint32_t longest = 0;
   for (const Lease::Source& source : sources) {
+    const auto begin = static_cast<uint32_t>(slots_.size());
     for (uint32_t port = source.first.number;
-         port <= source.last.number && slots_.size() < max_ports; ++port) {
-      const net::Endpoint endpoint{source.address, net::Port{static_cast<uint16_t>(port)}};
-      if (contains(endpoint)) continue;
-      const auto number = static_cast<uint32_t>(slots_.size());
-      const bool continues = !ranges_.empty() && ranges_.back().address == source.address &&
-                             ranges_.back().last.number + 1U == port;
-      if (continues)
-        ranges_.back().last = endpoint.port;
-      else
-        ranges_.push_back({source.address, endpoint.port, endpoint.port, number});
-      add_slot();
-      push_free(Number{number}, source.address.family());
-    }
+         port <= source.last.number && slots_.size() < max_ports; ++port)
+      add({source.address, net::Port{static_cast<uint16_t>(port)}});
+    const auto end = static_cast<uint32_t>(slots_.size());
+    added.push_back({begin, end, source.address.family()});
+    longest = std::max(longest, end - begin);
   }
+  for (uint32_t i = 0; i < longest; ++i)
+    for (const auto& [begin, end, family] : added)
+      if (begin + i < end) push_free(Number{begin + i}, family);
+}
+
+void SourcePorts::add(const net::Endpoint& endpoint) {
+  if (contains(endpoint)) return;
+  const bool continues = !ranges_.empty() && ranges_.back().address == endpoint.address &&
+                         ranges_.back().last.number + 1U == endpoint.port.number;
+  if (continues) {
+    ranges_.back().last = endpoint.port;
+  } else {
+    ranges_by_first_[endpoint] = ranges_.size();
+    ranges_.push_back(
+        {endpoint.address, endpoint.port, endpoint.port, static_cast<uint32_t>(slots_.size())});
+  }
+  add_slot();
 }
 
 void SourcePorts::clear() {
   ranges_.clear();
+  ranges_by_first_.clear();
   slots_.clear();
   ipv4_ = ipv6_ = Queue();
   of_clients_ = false;
@@ -125,11 +143,11 @@ net::Endpoint SourcePorts::endpoint(Number number) const {
 }
 
 std::optional<SourcePorts::Number> SourcePorts::find(const net::Endpoint& endpoint) const {
-  for (const Range& range : ranges_)
-    if (range.first <= endpoint.port && endpoint.port <= range.last &&
-        range.address == endpoint.address)
-      return Number{range.first_slot + (endpoint.port.number - range.first.number)};
-  return std::nullopt;
+  const auto behind = ranges_by_first_.upper_bound(endpoint);
+  if (behind == ranges_by_first_.begin()) return std::nullopt;
+  const Range& range = ranges_[std::prev(behind)->second];
+  if (range.address != endpoint.address || endpoint.port > range.last) return std::nullopt;
+  return Number{range.first_slot + (endpoint.port.number - range.first.number)};
 }
 
 SessionEntry* SourcePorts::user(const net::Endpoint& endpoint, const net::Endpoint& target) const {

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <optional>
 #include <random>
 #include <unordered_map>
@@ -33,7 +34,8 @@ class SourcePorts {
   // As many as are ever known at once: what an intercept may lease is bounded, whatever it says.
   static constexpr size_t max_ports = 1 << 18;
 
-  // Adds the ports that are not known yet, each once. A lease only ever grows: of an intercept that
+  // Adds the ports that are not known yet, each once; first use takes those of all addresses in
+  // turn. A lease only ever grows: of an intercept that
   // takes ports back they stay, and it refuses their packets.
   void lease(const std::vector<Lease::Source>& sources);
   // From here on until clear() sources are the clients' own.
@@ -91,6 +93,7 @@ class SourcePorts {
     size_t size = 0;
   };
 
+  void add(const net::Endpoint& endpoint);
   void add_slot();
   std::optional<uint32_t> take_unused();
   std::optional<Number> find(const net::Endpoint& endpoint) const;
@@ -101,6 +104,7 @@ class SourcePorts {
   // Of clients' own: so many that nobody uses are remembered.
   static constexpr size_t most_remembered = 1 << 14;
   std::vector<Range> ranges_;
+  std::map<net::Endpoint, size_t> ranges_by_first_;
   std::vector<Slot> slots_;
   Queue ipv4_;
   Queue ipv6_;

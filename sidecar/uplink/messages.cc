@@ -8,8 +8,8 @@
 namespace trafficmirror::uplink {
 namespace {
 
-// An intercept leases ranges of ports: at most 256 of one address, of several at most so many.
-constexpr int max_sources = 1024;
+// An intercept leases at most 256 addresses, in blocks of 256 ports.
+constexpr int max_sources = 1 << 16;
 constexpr int max_targets = 1024;
 
 net::Port to_port(uint32_t number) {
