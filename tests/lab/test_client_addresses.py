@@ -45,11 +45,20 @@ class ClientAddresses(labtest.LabTest):
     def metrics(self, lab):
         return metrics(lab.production, SIDECAR_HTTP)
 
-    def load(self, lab, name, family=4, **options):
-        options = {"seconds": 1, "rate": 100, "connections": 20, **options}
-        running = lab.load(name, endpoint(lab.production.address(family), 80), **options)
-        self.assert_served(running.finish())
-        return running.ids()
+    def load(self, lab, *names, family=4, **options):
+        """Kept connections, new ones or bodies, by their names, at the same time; the ids."""
+        address = endpoint(lab.production.address(family), 80)
+        kinds = {
+            "short": {"mode": "close", "connections": 50},
+            "body": {"rate": 20, "connections": 4, "body_bytes": 200_000},
+        }
+        loads = []
+        for name in names:
+            kind = {"seconds": 1, "rate": 100, "connections": 20, **kinds.get(name, {}), **options}
+            loads.append(lab.load(name, address, **kind))
+        for load in loads:
+            self.assert_served(load.finish())
+        return [name for load in loads for name in load.ids()]
 
     def assert_addresses(self, mode, family, production, shadow, names):
         """What the shadow's access log says of each request's client, against production's."""
@@ -79,9 +88,7 @@ class ClientAddresses(labtest.LabTest):
                 captures.append(Capture(host, strange))
             at_shadow = Capture(lab.shadow, lambda packet: packet.sent and packet.sport == 80)
             self.mirror(lab, mode, family)
-            names = self.load(lab, "kept", family)
-            names += self.load(lab, "short", family, mode="close", rate=100, connections=50)
-            names += self.load(lab, "body", family, rate=20, connections=4, body_bytes=200_000)
+            names = self.load(lab, "kept", "short", "body", family=family)
             self.assert_same_requests(names, shadow)
             self.assert_addresses(mode, family, production, shadow, names)
             counted = self.metrics(lab)
@@ -168,8 +175,7 @@ class ClientAddresses(labtest.LabTest):
                 reply_path="route",
             )
             lab.start_sidecar(port=80)
-            names = self.load(lab, "kept", family)
-            names += self.load(lab, "short", family, mode="close", rate=50)
+            names = self.load(lab, "kept", "short", family=family)
             self.assert_same_requests(names, shadow)
             self.assert_addresses(mode, family, production, shadow, names)
             self.assert_nothing_unmirrored(self.metrics(lab))
