@@ -211,7 +211,9 @@ class Engine {
     uint16_t target;  // number in the stream's targets
   };
   std::variant<Way, ShedReason> way_for(const FlowCopy& key) const;
+  // `client` is whose session it is, of which its source may be.
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
+                                                       const net::Endpoint& client,
                                                        const net::Packet* syn);
   Stream& stream_of(const SessionEntry& entry) { return *streams_[entry.stream]; }
   Path path_of(const SessionEntry& entry);
