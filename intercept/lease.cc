@@ -81,7 +81,8 @@ std::optional<LeaseBook::Slot> LeaseBook::find_slot(const net::Endpoint& source)
       !ports_.contains(source.port.number))
     return std::nullopt;
   const uint32_t offset = source.port.number - ports_.first;
-  const auto block = offset / block_size * address_count_ + (address - addresses.begin());
+  const size_t block = size_t{offset / block_size} * address_count_ +
+                       static_cast<size_t>(address - addresses.begin());
   return Slot{static_cast<uint16_t>(block), static_cast<uint16_t>(offset % block_size)};
 }
 
