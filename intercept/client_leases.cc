@@ -19,8 +19,8 @@ std::optional<net::IpAddress> ClientLeases::own_address(net::Family family) cons
 }
 
 std::optional<StreamId> ClientLeases::open(std::span<const uint16_t> production_ports,
-                                           Sender sender, std::span<const uint16_t> reply_ports) {
-  if (sender == Sender::sidecar) return std::nullopt;
+                                           Sender /*sender*/,
+                                           std::span<const uint16_t> reply_ports) {
   auto slot = std::find_if(streams_.begin(), streams_.end(),
                            [](const Stream& stream) { return !stream.active; });
   if (slot == streams_.end()) slot = streams_.emplace(slot);

@@ -29,8 +29,7 @@ class ClientLeases : public Leases {
   void set_targets(const std::vector<Target>& targets) override { targets_ = targets; }
   void set_own_address(net::Family family, net::IpAddress address) override;
   std::optional<net::IpAddress> own_address(net::Family family) const override;
-  // Of what a sidecar sends itself nothing is known before it is answered, so nobody could say
-  // whose it is: there are no such streams.
+  // Only where the intercept sends: whose a connection is, its SYN says.
   std::optional<StreamId> open(std::span<const uint16_t> production_ports,
                                Sender sender = Sender::intercept,
                                std::span<const uint16_t> reply_ports = {}) override;

@@ -124,6 +124,15 @@ TEST_F(RelayTest, AStreamWaitsForTheProof) {
   open();
 }
 
+TEST_F(RelayTest, WhoSendsDirectlyGetsNoClientsAddresses) {
+  Relay preserving({10000, 32767}, {}, seed, [](std::string_view) {}, counters,
+                   Relay::Targets::changing, {.mode = ClientAddresses::Mode::preserve});
+  const auto denied = preserving.open("pod-1", http, downlink, Sender::sidecar);
+  ASSERT_TRUE(std::holds_alternative<Denial>(denied));
+  EXPECT_EQ(std::get<Denial>(denied).kind, Denial::Kind::wrong);
+  EXPECT_TRUE(std::holds_alternative<StreamId>(preserving.open("pod-1", http, downlink)));
+}
+
 TEST_F(RelayTest, AnAnswerToARealAddressSaysThatTheTargetIsThere) {
   relay.set_paths({Path{*net::IpAddress::parse("192.0.2.1"), 1500, *net::IpAddress::parse(own)}});
   for (int i = 0; i < 3; ++i) relay.prove(now + i * PathProof::interval);
