@@ -48,6 +48,9 @@ SIDECAR_HTTP = 19464
 INTERCEPT_HTTP = 9464
 INTERCEPT_GRPC = 7443
 
+# How many a database allows: a shadow that falls behind has more at once than production.
+DATABASE_CONNECTIONS = 1000
+
 DELAY_INTERFACE = "delay"
 
 
@@ -535,7 +538,7 @@ class Lab:
             "unix_socket_directories": "",
             "fsync": "off",
             "ssl": "off",
-            "max_connections": 50,
+            "max_connections": DATABASE_CONNECTIONS,
             "dynamic_shared_memory_type": "mmap",  # nothing outside its directory
             **changed,
         }
@@ -563,6 +566,7 @@ class Lab:
         command = ["mariadbd", *common, f"--socket={unix}", "--bind-address=*", f"--port={port}"]
         command += ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"]
         command += ["--innodb-buffer-pool-size=16M", "--performance-schema=off"]
+        command += [f"--max-connections={DATABASE_CONNECTIONS}"]
         query = ["mariadb", "--no-defaults", f"--socket={unix}", "-uroot", "-e"]
 
         def answers():

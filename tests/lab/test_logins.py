@@ -44,7 +44,10 @@ class LoginTest(labtest.LabTest):
             wait_until(lambda: rows(self.lab.shadow) == wanted, what, 20, 0.2)
         except LabError:
             pass  # the metrics below say why
-        self.assert_nothing_unmirrored(self.counted())
+        try:
+            self.assert_nothing_unmirrored(self.counted())
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.mirror.sidecar.output()}") from None
         self.assertEqual(rows(self.lab.shadow), wanted, what)
 
 
