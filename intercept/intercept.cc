@@ -251,14 +251,14 @@ std::vector<prometheus::MetricFamily> Intercept::Implementation::metrics() const
   const Relay::Statistics relay = relay_.statistics();
   std::vector<program::Sample> proven;
   for (const auto& [target, is_proven] : relay.proven)
-    proven.push_back({is_proven, {{"target", target.to_string()}}});
+    proven.push_back({is_proven, {{"target", target}}});
   return {
       gauge("trafficmirror_streams_active", "Sidecars' streams.", relay.streams),
       gauge("trafficmirror_source_ports", "Source ports by state.",
             {{relay.free_ports, {{"state", "free"}}}, {relay.leased_ports, {{"state", "leased"}}}}),
       gauge("trafficmirror_reply_path_proven",
             "1 where a handshake of the intercept's own has shown that the target's replies come "
-            "back here.",
+            "back here; of UDP, where there is a route to it.",
             std::move(proven)),
       counter("trafficmirror_injected_packets_total", "Packets sent towards the shadow.",
               value(counters_.injected_packets)),

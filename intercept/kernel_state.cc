@@ -143,9 +143,10 @@ bool KernelState::make_table() {
   const std::string ports = range_text(wanted_.ports);
   std::string drops;
   for (const net::IpAddress& address : wanted_.own_addresses) {
-    drops += "iifname \"" + wanted_.interface + "\" " +
-             (address.family() == net::Family::ipv4 ? "ip" : "ip6") + " daddr " +
-             address.to_string() + " tcp dport " + ports + " counter drop\n";
+    for (const char* protocol : {"tcp", "udp"})
+      drops += "iifname \"" + wanted_.interface + "\" " +
+               (address.family() == net::Family::ipv4 ? "ip" : "ip6") + " daddr " +
+               address.to_string() + " " + protocol + " dport " + ports + " counter drop\n";
   }
   if (!run(std::string(remove_table) +
            "table inet trafficmirror {\n"
@@ -156,6 +157,9 @@ bool KernelState::make_table() {
            "chain injected {\n"
            "type filter hook output priority -300; policy accept;\n"
            "tcp sport " +
+           ports +
+           " notrack\n"
+           "udp sport " +
            ports +
            " notrack\n"
            "}\n"

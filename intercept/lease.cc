@@ -73,7 +73,7 @@ uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
   return added;
 }
 
-std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_ports) {
+std::optional<StreamId> LeaseBook::open(std::span<const net::ProductionPort> production_ports) {
   if (free_blocks_.empty()) return std::nullopt;
   auto slot = std::find_if(streams_.begin(), streams_.end(),
                            [](const Stream& stream) { return !stream.active; });
@@ -131,13 +131,13 @@ uint32_t LeaseBook::close(StreamId stream, std::string& resets) {
   return sessions;
 }
 
-std::optional<uint16_t> LeaseBook::find_target(const Stream& stream,
-                                               const net::Endpoint& endpoint) const {
+std::optional<uint16_t> LeaseBook::find_target(const Stream& stream, const net::Endpoint& endpoint,
+                                               net::Protocol protocol) const {
   for (size_t i = 0; i < targets_.size(); ++i) {
     const auto& [target, gone] = targets_[i];
-    if (!gone && target.endpoint == endpoint &&
+    if (!gone && target.endpoint == endpoint && target.protocol == protocol &&
         std::find(stream.production_ports.begin(), stream.production_ports.end(),
-                  target.production_port) != stream.production_ports.end())
+                  target.production()) != stream.production_ports.end())
       return static_cast<uint16_t>(i);
   }
   return std::nullopt;
@@ -152,12 +152,17 @@ std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packe
   if (owner_of_block_[index / block_size] != stream || own_address(family) != packet.source.address)
     return Refusal::source;
 
+  const auto find = [&] {
+    return find_target(streams_[stream], packet.destination, packet.protocol);
+  };
+  if (packet.protocol == net::Protocol::udp)
+    return find() ? std::nullopt : std::optional(Refusal::target);
   Connection& connection = connections(family)[index];
   if (connection.known() && targets_[connection.target()].target.endpoint == packet.destination) {
     connection.sent(connection.target(), packet);
     return std::nullopt;
   }
-  const auto target = find_target(streams_[stream], packet.destination);
+  const auto target = find();
   if (!target) return Refusal::target;
   connection.sent(*target, packet);
   return std::nullopt;
@@ -169,11 +174,17 @@ LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
   if (!ports_.contains(port) || own_address(family) != packet.destination.address)
     return {Arrival::foreign};
   const uint32_t index = port - ports_.first;
+  const StreamId owner = owner_of_block_[index / block_size];
+  if (packet.protocol == net::Protocol::udp) {
+    const bool of_target = owner != no_stream &&
+                           find_target(streams_[owner], packet.source, packet.protocol).has_value();
+    return {of_target ? Arrival::session : Arrival::foreign, owner};
+  }
   Connection& connection = connections(family)[index];
   if (!connection.known() || targets_[connection.target()].target.endpoint != packet.source)
     return {Arrival::closed_port};
   connection.received(packet);
-  return {Arrival::session, owner_of_block_[index / block_size]};
+  return {Arrival::session, owner};
 }
 
 uint32_t LeaseBook::free_ports() const {

@@ -26,11 +26,15 @@ struct PortRange {
   bool operator==(const PortRange&) const = default;
 };
 
-// A production port and a shadow endpoint that its sessions go to.
+// A production port and a shadow endpoint, of the same protocol, that its sessions go to.
 struct Target {
   uint16_t production_port = 0;
   net::Endpoint endpoint;
+  net::Protocol protocol = net::Protocol::tcp;
 
+  net::ProductionPort production() const { return {production_port, protocol}; }
+  // "80=10.0.0.5:8080" or "53/udp=10.0.0.5:53".
+  std::string to_string() const { return production().to_string() + "=" + endpoint.to_string(); }
   bool operator==(const Target&) const = default;
 };
 
@@ -44,7 +48,8 @@ using StreamId = uint16_t;
 // port rests as long as there are others before another sidecar uses it.
 //
 // On one port and family there is one connection at a time: a SYN to another target takes the place
-// of the connection before.
+// of the connection before. UDP has none: a datagram may pass between a leased port and each of its
+// stream's targets.
 class LeaseBook {
  public:
   static constexpr uint32_t block_size = 256;
@@ -61,7 +66,7 @@ class LeaseBook {
 
   // A new stream that may send to the targets of `production_ports`. It gets fewer ports where
   // there are no more; nothing where there are none at all.
-  std::optional<StreamId> open(std::span<const uint16_t> production_ports);
+  std::optional<StreamId> open(std::span<const net::ProductionPort> production_ports);
   // Doubles the stream's ports, as far as there are any. Returns how many it added.
   uint32_t extend(StreamId stream);
   std::vector<PortRange> ports(StreamId stream) const;
@@ -76,7 +81,7 @@ class LeaseBook {
   std::optional<Refusal> send(StreamId stream, const net::Packet& packet);
 
   enum class Arrival : uint8_t {
-    foreign,      // not for a leasable port of ours
+    foreign,      // not for a leasable port of ours, or a datagram of no target
     closed_port,  // for a port on which nobody has this connection
     session,
   };
@@ -97,7 +102,7 @@ class LeaseBook {
     bool gone = false;
   };
   struct Stream {
-    std::vector<uint16_t> production_ports;
+    std::vector<net::ProductionPort> production_ports;
     std::vector<uint16_t> blocks;
     bool active = false;
   };
@@ -105,7 +110,8 @@ class LeaseBook {
 
   uint32_t take_blocks(StreamId stream, size_t count);
   PortRange block_range(uint16_t block) const;
-  std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint) const;
+  std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint,
+                                      net::Protocol protocol) const;
   std::vector<uint16_t> free_places();
   std::vector<Connection>& connections(net::Family family) {
     return connections_[static_cast<size_t>(family)];

@@ -48,21 +48,23 @@ void attach_filter(int socket, PortRange ports) {
   constexpr uint32_t protocol = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_PROTOCOL);
   std::array code = {
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, packet_type),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_HOST, 0, 16),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_HOST, 0, 18),
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, protocol),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IPV6, 8, 0),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 0, 13),
-      // IPv4: TCP, not behind the first fragment; its header says how long it is.
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IPV6, 9, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 0, 15),
+      // IPv4: TCP or UDP, not behind the first fragment; its header says how long it is.
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, network + 9),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 0, 11),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 1, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 12),
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, network + 6),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x1fff, 9, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x1fff, 10, 0),
       sock_filter BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, network),
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_IND, network + 2),
-      sock_filter BPF_STMT(BPF_JMP | BPF_JA, 3),
+      sock_filter BPF_STMT(BPF_JMP | BPF_JA, 4),
       // IPv6
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, network + 6),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 0, 4),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 1, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 4),
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, network + net::ipv6_header_length + 2),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ports.first, 0, 2),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, ports.last, 1, 0),

@@ -14,7 +14,7 @@ namespace trafficmirror::intercept {
 
 // A ring of packet headers shared with the kernel (packet(7), TPACKET_V2): each packet is there as
 // soon as it came, without the wait for a block to fill that TPACKET_V3 has. A filter lets through
-// only TCP that came in for a port of the range.
+// only TCP and UDP that came in for a port of the range.
 class Tap {
  public:
   using Headers = std::span<const uint8_t>;

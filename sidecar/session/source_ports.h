@@ -43,6 +43,7 @@ class SourcePorts {
   net::SequenceNumber initial_sequence(Number number) const {
     return slots_[static_cast<uint32_t>(number)].initial_sequence;
   }
+  std::optional<Number> find(const net::Endpoint& endpoint) const;
   // The session that uses an address and port; null where none does.
   SessionEntry* user(const net::Endpoint& endpoint) const;
 
@@ -70,7 +71,6 @@ class SourcePorts {
     size_t size = 0;
   };
 
-  std::optional<Number> find(const net::Endpoint& endpoint) const;
   Slot& slot(Number number) { return slots_[static_cast<uint32_t>(number)]; }
   Queue& queue(net::Family family) { return family == net::Family::ipv4 ? ipv4_ : ipv6_; }
   void push_free(Number number, net::Family family);

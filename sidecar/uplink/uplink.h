@@ -41,7 +41,8 @@ class Uplink {
     std::shared_ptr<program::Tls> tls{};
     std::string name;  // of this sidecar, for the intercept's log
     std::string version;
-    std::vector<net::Port> ports;
+    std::vector<net::Port> ports;  // of TCP
+    std::vector<net::Port> udp_ports{};
   };
   struct Counters {
     uint64_t streams = 0;          // that got a lease

@@ -37,16 +37,23 @@ struct Ends {
   std::string destination;
   uint16_t source_port;
   uint16_t destination_port;
+  net::Protocol protocol;
 };
 
 Ends ends_of(std::span<const uint8_t> packet) {
   const bool ipv4 = packet[0] >> 4 == 4;
   const size_t headers = ipv4 ? 20 : 40;
-  require(packet.size() >= headers + 20, "a TCP header is there");
-  require(packet[ipv4 ? 9 : 6] == 6, "it is TCP, right behind the IP header");
-  require(packet[headers + 12] >> 4 >= 5 &&
-              headers + size_t{packet[headers + 12]} / 16 * 4 <= packet.size(),
-          "the TCP header has its length");
+  const bool udp = packet[ipv4 ? 9 : 6] == 17;
+  require(udp || packet[ipv4 ? 9 : 6] == 6, "it is TCP or UDP, right behind the IP header");
+  require(packet.size() >= headers + (udp ? 8 : 20), "its header is there");
+  if (udp)
+    require(net::load16(&packet[headers + 4]) >= 8 &&
+                headers + net::load16(&packet[headers + 4]) <= packet.size(),
+            "the datagram has its length");
+  else
+    require(packet[headers + 12] >> 4 >= 5 &&
+                headers + size_t{packet[headers + 12]} / 16 * 4 <= packet.size(),
+            "the TCP header has its length");
   if (ipv4) {
     require(packet[0] == 0x45, "no IP options pass");
     require((net::load16(&packet[6]) & 0x3fff) == 0, "no fragment passes");
@@ -55,7 +62,7 @@ Ends ends_of(std::span<const uint8_t> packet) {
   const size_t address = ipv4 ? 4 : 16;
   return {std::string(text.substr(headers - 2 * address, address)),
           std::string(text.substr(headers - address, address)), net::load16(&packet[headers]),
-          net::load16(&packet[headers + 2])};
+          net::load16(&packet[headers + 2]), udp ? net::Protocol::udp : net::Protocol::tcp};
 }
 
 std::string raw(const net::IpAddress& address) {
@@ -170,8 +177,9 @@ class Intercept {
     streams_[stream].reset();
   }
 
-  static std::vector<uint16_t> production_ports(size_t stream) {
-    return stream == 0 ? std::vector<uint16_t>{80, 6379} : std::vector<uint16_t>{6379};
+  static std::vector<net::ProductionPort> production_ports(size_t stream) {
+    using Ports = std::vector<net::ProductionPort>;
+    return stream == 0 ? Ports{{80}, {6379}, {53, net::Protocol::udp}} : Ports{{6379}};
   }
 
   // A packet near to one that may pass.
@@ -199,8 +207,13 @@ class Intercept {
     tcp.sequence = net::SequenceNumber(bits >> 4);
     tcp.acknowledgment = net::SequenceNumber(bits >> 5);
     std::string text;
-    net::append_packet(text, source, destination, tcp, with & 7U,
-                       [&](uint8_t* to_bytes) { std::memset(to_bytes, 'x', with & 7U); });
+    const std::string payload(with & 7U, 'x');
+    if (to < targets_.size() && targets_[to].protocol == net::Protocol::udp)
+      net::append_datagram(text, source, destination, as_bytes(payload));
+    else
+      net::append_packet(text, source, destination, tcp, with & 7U, [&](uint8_t* to_bytes) {
+        std::memcpy(to_bytes, payload.data(), payload.size());
+      });
     // Then changed in a few places, or cut.
     for (int changes = form >> 6; changes > 0; --changes)
       text[input_.u8() % text.size()] = static_cast<char>(input_.u8());
@@ -250,11 +263,12 @@ class Intercept {
     require(std::any_of(lease.ports.begin(), lease.ports.end(),
                         [&](PortRange range) { return range.contains(ends.source_port); }),
             "the source port is leased");
-    const std::vector<uint16_t> ports = production_ports(stream);
+    const std::vector<net::ProductionPort> ports = production_ports(stream);
     require(std::any_of(targets_.begin(), targets_.end(),
                         [&](const Target& target) {
-                          return std::find(ports.begin(), ports.end(), target.production_port) !=
+                          return std::find(ports.begin(), ports.end(), target.production()) !=
                                      ports.end() &&
+                                 target.protocol == ends.protocol &&
                                  raw(target.endpoint.address) == ends.destination &&
                                  target.endpoint.port.number == ends.destination_port;
                         }),
@@ -264,7 +278,8 @@ class Intercept {
   Input& input_;
   const std::vector<Target> targets_ = {{80, endpoint("10.0.0.5:8080")},
                                         {80, endpoint("[fd00::5]:8080")},
-                                        {6379, endpoint("10.0.0.6:6379")}};
+                                        {6379, endpoint("10.0.0.6:6379")},
+                                        {53, endpoint("10.0.0.6:53"), net::Protocol::udp}};
   intercept::Counters counters_;
   std::string proofs_;
   std::optional<size_t> checking_;  // the stream whose packets are being passed
