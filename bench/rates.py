@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What mirroring costs: CPU of sidecar and intercept a request, for each capture, each load and in turn.
+"""What mirroring costs: CPU of sidecar and intercept a request, for each way, each load and in turn.
 
   bench/rates.py [--bin build/bin] [--seconds 10] [--rounds 3]
 
@@ -25,13 +25,19 @@ LOADS = {
     "a connection for each, 500/s": {"rate": 500, "connections": 100, "mode": "close"},
     "a connection for each, 2,500/s": {"rate": 2500, "connections": 500, "mode": "close"},
 }
+WAYS = {
+    "ring": {},
+    "pcap": {"capture": "pcap"},
+    "ring, direct": {"delivery": "direct"},
+    "ring, direct-link": {"delivery": "direct-link"},
+}
 Run = collections.namedtuple("Run", "complete sidecar intercept memory drops p99")
 
 
-def run(binaries, capture, load, seconds):
+def run(binaries, sidecar, load, seconds):
     with Lab(binaries=binaries) as lab:
         production, shadow = lab.nginx(lab.production), lab.nginx(lab.shadow)
-        mirror = lab.mirror(sidecar={"capture": capture})
+        mirror = lab.mirror(sidecar=sidecar)
         programs = (mirror.sidecar, mirror.intercept)
         before = [program.cpu_seconds() for program in programs]
         target = endpoint(lab.production.address(), production.port)
@@ -59,18 +65,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(f"medians of {options.rounds} rounds of {options.seconds:g} s each\n")
-    print("| load | capture | reached the shadow | CPU µs a request: sidecar + intercept | peak RSS MB | drops |")
+    print("| load | way | reached the shadow | CPU µs a request: sidecar + intercept | peak RSS MB | drops |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, load in LOADS.items():
-        runs = {"ring": [], "pcap": []}
+        runs = {way: [] for way in WAYS}
         for _ in range(options.rounds):
-            for capture, done in runs.items():
-                done.append(run(os.path.abspath(options.bin), capture, load, options.seconds))
-        for capture, done in runs.items():
+            for way, done in runs.items():
+                done.append(run(os.path.abspath(options.bin), WAYS[way], load, options.seconds))
+        for way, done in runs.items():
             middle = Run(*(statistics.median(column) for column in zip(*done)))
             least = min(one.complete for one in done)
             print(
-                f"| {name} | {capture} | {least:.2%} | {middle.sidecar:.0f} + {middle.intercept:.0f} "
+                f"| {name} | {way} | {least:.2%} | {middle.sidecar:.0f} + {middle.intercept:.0f} "
                 f"| {middle.memory:.0f} | {middle.drops:.0f} |",
                 flush=True,
             )

@@ -23,13 +23,30 @@ void Connection::sent(uint16_t target, const net::Packet& packet) {
   rst_received_ = false;
 }
 
+void Connection::accepted(uint16_t target, const net::Packet& syn_ack) {
+  *this = Connection();
+  target_ = target;
+  syn_sent_ = true;
+  sent_elsewhere_ = true;
+  sent_end_ = acknowledged_ = syn_ack.tcp.acknowledgment;
+}
+
 void Connection::received(const net::Packet& packet) {
   const net::TcpHeader& tcp = packet.tcp;
+  // All that is known of what was sent is what the shadow says it has.
+  if (sent_elsewhere_ && tcp.flags.ack) sent_end_ = acknowledged_ = tcp.acknowledgment;
   // A challenge of an older connection's may acknowledge what this one never sent.
   if (tcp.flags.ack && tcp.acknowledgment > acknowledged_ && tcp.acknowledgment <= sent_end_)
     acknowledged_ = tcp.acknowledgment;
   if (tcp.flags.fin) fin_received_ = true;
   if (tcp.flags.rst) rst_received_ = true;
+  if (first_known_) return;
+  first_known_ = true;
+  first_ = tcp.sequence + tcp.flags.syn;
+}
+
+bool Connection::within_first(uint32_t bytes, const net::Packet& packet) const {
+  return first_known_ && packet.tcp.sequence + packet.sequence_length() <= first_ + bytes;
 }
 
 Connection::ResetSequences Connection::reset_sequences() const {

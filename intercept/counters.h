@@ -2,9 +2,10 @@
 #pragma once
 
 #include <array>
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
+
+#include "inject/counters.h"
+#include "program/counter.h"
 
 namespace trafficmirror::intercept {
 
@@ -19,18 +20,6 @@ enum class Refusal : uint8_t {
 };
 inline constexpr std::array<const char*, 5> refusal_names = {"malformed", "ip_options", "source",
                                                              "target", "draining"};
-
-// Why the kernel did not take a packet.
-enum class InjectError : uint8_t {
-  queue_full,
-  not_permitted,
-  unreachable,
-  too_long,
-  no_interface,
-  other
-};
-inline constexpr std::array<const char*, 6> inject_error_names = {
-    "queue_full", "not_permitted", "unreachable", "too_long", "no_interface", "other"};
 
 // Why a session of the shadow's was reset.
 enum class ResetReason : uint8_t {
@@ -56,24 +45,13 @@ inline constexpr std::array<const char*, 3> stream_refusal_names = {"handshake",
 enum class ConfigurationResult : uint8_t { taken, refused };
 inline constexpr std::array<const char*, 2> configuration_result_names = {"taken", "refused"};
 
-using Counter = std::atomic<uint64_t>;
-
-template <size_t size>
-using CounterByReason = std::array<Counter, size>;
-
-inline void add(Counter& counter, uint64_t count = 1) {
-  counter.fetch_add(count, std::memory_order_relaxed);
-}
-template <size_t size, typename Reason>
-void add(CounterByReason<size>& counters, Reason reason, uint64_t count = 1) {
-  add(counters[static_cast<size_t>(reason)], count);
-}
+using program::add;
+using program::Counter;
+using program::CounterByReason;
 
 // Written by any thread, read by any.
 struct Counters {
-  Counter injected_packets{0};
-  Counter injected_bytes{0};
-  CounterByReason<inject_error_names.size()> inject_errors{};
+  inject::Counters injected;
   CounterByReason<refusal_names.size()> refused_packets{};
   Counter tap_packets{0};
   Counter tap_drops{0};     // the kernel found the ring full

@@ -12,8 +12,8 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 
+#include "inject/inject.h"
 #include "intercept/counters.h"
-#include "intercept/inject.h"
 #include "intercept/kernel_state.h"
 #include "intercept/path.h"
 #include "intercept/relay.h"
@@ -90,8 +90,9 @@ class Intercept::Implementation {
             options_.source_ports, options_.live.targets, std::random_device()(),
             [this](std::string_view packets) { injector_.send(packets); }, counters_,
             options_.look_again ? Relay::Targets::changing : Relay::Targets::fixed),
-        injector_(options_.interface, counters_),
+        injector_(options_.interface, counters_.injected),
         tap_(options_.interface, options_.source_ports, counters_) {
+    relay_.set_copy_whole([this](const std::vector<uint16_t>& ports) { tap_.copy_whole(ports); });
     relay_.configure(options_.live.sidecars);
     if (options_.sidecar_identity) relay_.set_identity(options_.sidecar_identity->material());
     look_up_paths();
@@ -232,7 +233,7 @@ class Intercept::Implementation {
   Counters counters_;
   unsigned interface_index_;
   Relay relay_;
-  Injector injector_;
+  inject::Injector injector_;
   Tap tap_;
   std::unique_ptr<KernelState> kernel_state_;
   std::unique_ptr<Service> service_;
@@ -261,11 +262,11 @@ std::vector<prometheus::MetricFamily> Intercept::Implementation::metrics() const
             "back here; of UDP, where there is a route to it.",
             std::move(proven)),
       counter("trafficmirror_injected_packets_total", "Packets sent towards the shadow.",
-              value(counters_.injected_packets)),
+              value(counters_.injected.packets)),
       counter("trafficmirror_injected_bytes_total", "Bytes of these packets, headers included.",
-              value(counters_.injected_bytes)),
+              value(counters_.injected.bytes)),
       by_reason("trafficmirror_inject_errors_total", "Packets that the kernel did not send.",
-                counters_.inject_errors, inject_error_names),
+                counters_.injected.errors, inject::inject_error_names),
       by_reason("trafficmirror_refused_packets_total",
                 "Packets of a sidecar's that its lease does not allow.", counters_.refused_packets,
                 refusal_names),

@@ -46,7 +46,7 @@ std::optional<PortRange> ports_of(const std::string& table) {
 
 // In one write, as /proc wants it.
 bool write_line(const char* file, const std::string& line) {
-  const Descriptor out(::open(file, O_WRONLY | O_CLOEXEC));
+  const program::Descriptor out(::open(file, O_WRONLY | O_CLOEXEC));
   const std::string text = line + "\n";
   return out && ::write(out.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
 }
@@ -57,12 +57,12 @@ std::string first_line(const char* text) {
 
 // An abstract socket: its name is known in this network namespace only, as the rules are, and goes
 // with the process, however that ends.
-Descriptor require_only_one() {
+program::Descriptor require_only_one() {
   constexpr std::string_view name("\0trafficmirror-intercept", 24);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   name.copy(address.sun_path, name.size());
-  Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  program::Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address),
              static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size())) != 0)
     throw program::StartError(

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "intercept/descriptor.h"
 #include "intercept/lease.h"
 #include "net/address.h"
+#include "program/descriptor.h"
 
 struct nft_ctx;
 
@@ -59,7 +59,7 @@ class KernelState {
   void release_ports();
 
   Wanted wanted_;
-  Descriptor only_one_;
+  program::Descriptor only_one_;
   std::unique_ptr<nft_ctx, FreeContext> nft_;
   std::string made_;  // the table's listing as it was made
   std::string error_;

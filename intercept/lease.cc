@@ -73,13 +73,16 @@ uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
   return added;
 }
 
-std::optional<StreamId> LeaseBook::open(std::span<const net::ProductionPort> production_ports) {
+std::optional<StreamId> LeaseBook::open(std::span<const net::ProductionPort> production_ports,
+                                        Sender sender, std::span<const uint16_t> reply_ports) {
   if (free_blocks_.empty()) return std::nullopt;
   auto slot = std::find_if(streams_.begin(), streams_.end(),
                            [](const Stream& stream) { return !stream.active; });
   if (slot == streams_.end()) slot = streams_.emplace(slot);
   slot->active = true;
+  slot->sender = sender;
   slot->production_ports.assign(production_ports.begin(), production_ports.end());
+  slot->reply_ports = {reply_ports.begin(), reply_ports.end()};
   const auto stream = static_cast<StreamId>(slot - streams_.begin());
   take_blocks(stream, blocks_at_first);
   return stream;
@@ -181,10 +184,43 @@ LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
     return {of_target ? Arrival::session : Arrival::foreign, owner};
   }
   Connection& connection = connections(family)[index];
-  if (!connection.known() || targets_[connection.target()].target.endpoint != packet.source)
-    return {Arrival::closed_port};
+  const bool known =
+      connection.known() && targets_[connection.target()].target.endpoint == packet.source;
+  if (!known || packet.tcp.flags.syn) {
+    if (const auto target = answers_unseen_syn(owner, packet)) {
+      // Of one that is refused there is nothing to remember.
+      if (packet.tcp.flags.syn) connection.accepted(*target, packet);
+      return {Arrival::session, owner};
+    }
+  }
+  if (!known) return {Arrival::closed_port};
   connection.received(packet);
-  return {Arrival::session, owner};
+  const bool whole = is_reply_port(streams_[owner], targets_[connection.target()].target) &&
+                     connection.within_first(first_reply_bytes, packet);
+  return {Arrival::session, owner, whole};
+}
+
+// Of which target; nothing where it is another packet, or SYNs of the stream would have passed.
+std::optional<uint16_t> LeaseBook::answers_unseen_syn(StreamId stream,
+                                                      const net::Packet& packet) const {
+  const net::TcpFlags& flags = packet.tcp.flags;
+  if (stream == no_stream || streams_[stream].sender != Sender::sidecar) return std::nullopt;
+  if (!flags.ack || (!flags.syn && !flags.rst)) return std::nullopt;
+  return find_target(streams_[stream], packet.source, packet.protocol);
+}
+
+bool LeaseBook::is_reply_port(const Stream& stream, const Target& target) {
+  return target.protocol == net::Protocol::tcp &&
+         stream.reply_ports.contains(target.production_port);
+}
+
+std::vector<uint16_t> LeaseBook::whole_from() const {
+  std::set<uint16_t> ports;
+  for (const Place& place : targets_)
+    if (std::any_of(streams_.begin(), streams_.end(),
+                    [&](const Stream& stream) { return is_reply_port(stream, place.target); }))
+      ports.insert(place.target.endpoint.port.number);
+  return {ports.begin(), ports.end()};
 }
 
 uint32_t LeaseBook::free_ports() const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,6 +42,15 @@ struct Target {
 // As many as a sidecar takes in a lease.
 inline constexpr size_t max_targets = 1024;
 
+// Who sends the packets of a stream's sessions to the shadow.
+enum class Sender : uint8_t {
+  intercept,  // what comes up the stream
+  sidecar,    // so nothing is known of them but what the shadow answers
+};
+
+// So much of what a session is answered first is sent down whole, where its sidecar asks for it.
+inline constexpr uint32_t first_reply_bytes = 8192;
+
 // Number of a stream, used again after it is closed.
 using StreamId = uint16_t;
 
@@ -65,8 +75,11 @@ class LeaseBook {
   std::optional<net::IpAddress> own_address(net::Family family) const;
 
   // A new stream that may send to the targets of `production_ports`. It gets fewer ports where
-  // there are no more; nothing where there are none at all.
-  std::optional<StreamId> open(std::span<const net::ProductionPort> production_ports);
+  // there are no more; nothing where there are none at all. Of `reply_ports`, which are TCP's, the
+  // first replies are to be sent down whole.
+  std::optional<StreamId> open(std::span<const net::ProductionPort> production_ports,
+                               Sender sender = Sender::intercept,
+                               std::span<const uint16_t> reply_ports = {});
   // Doubles the stream's ports, as far as there are any. Returns how many it added.
   uint32_t extend(StreamId stream);
   std::vector<PortRange> ports(StreamId stream) const;
@@ -88,9 +101,12 @@ class LeaseBook {
   struct Arrived {
     Arrival what = Arrival::foreign;
     StreamId stream = 0;  // of a session
+    bool whole = false;   // it is to be sent down so
   };
   // A packet from the shadow; noted in its connection.
   Arrived arrive(const net::Packet& packet);
+  // The targets' ports from which packets are to be sent down whole.
+  std::vector<uint16_t> whole_from() const;
 
   uint32_t free_ports() const;
   uint32_t leased_ports() const;
@@ -103,13 +119,17 @@ class LeaseBook {
   };
   struct Stream {
     std::vector<net::ProductionPort> production_ports;
+    std::set<uint16_t> reply_ports;
     std::vector<uint16_t> blocks;
+    Sender sender = Sender::intercept;
     bool active = false;
   };
   static constexpr uint16_t no_stream = 0xffff;
 
+  static bool is_reply_port(const Stream& stream, const Target& target);
   uint32_t take_blocks(StreamId stream, size_t count);
   PortRange block_range(uint16_t block) const;
+  std::optional<uint16_t> answers_unseen_syn(StreamId stream, const net::Packet& packet) const;
   std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint,
                                       net::Protocol protocol) const;
   std::vector<uint16_t> free_places();

@@ -7,8 +7,8 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include "intercept/descriptor.h"
 #include "intercept/socket_address.h"
+#include "program/descriptor.h"
 
 namespace trafficmirror::intercept {
 
@@ -16,7 +16,7 @@ std::variant<Path, std::string> look_up_path(const std::string& interface,
                                              const net::Endpoint& target) {
   const auto error = [] { return std::string(std::strerror(errno)); };
   const bool ipv4 = target.address.family() == net::Family::ipv4;
-  const Descriptor udp(::socket(ipv4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const program::Descriptor udp(::socket(ipv4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!udp) return error();
   if (::setsockopt(udp.get(), SOL_SOCKET, SO_BINDTODEVICE, interface.c_str(),
                    static_cast<socklen_t>(interface.size())) != 0)

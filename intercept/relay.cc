@@ -6,7 +6,7 @@
 #include <spdlog/fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
-#include "intercept/batch.h"
+#include "net/batch.h"
 
 namespace trafficmirror::intercept {
 namespace {
@@ -42,6 +42,7 @@ void Relay::set_targets(std::vector<Target> targets) {
     if (targets == targets_) return;
     targets_ = std::move(targets);
     book_.set_targets(targets_);
+    update_copy_whole();
     std::map<Destination, PathProof> before = std::exchange(proofs_, {});
     for (const Target& target : targets_) {
       const Destination destination = destination_of(target);
@@ -132,7 +133,8 @@ std::vector<std::shared_ptr<Downlink>> Relay::downlinks() const {
 
 std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
                                            std::span<const net::ProductionPort> production_ports,
-                                           std::shared_ptr<Downlink> downlink) {
+                                           std::shared_ptr<Downlink> downlink, Sender sender,
+                                           std::span<const uint16_t> reply_ports) {
   if (production_ports.empty())
     return Denial{Denial::Kind::wrong, "the sidecar named no production port"};
 
@@ -154,7 +156,7 @@ std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
     if (proof != proofs.end() && !proof->second->proven() && !configuration_.stop)
       return Denial{Denial::Kind::unavailable, proof->second->why_not()};
   }
-  const auto stream = book_.open(production_ports);
+  const auto stream = book_.open(production_ports, sender, reply_ports);
   if (!stream) {
     return Denial{Denial::Kind::unavailable,
                   "every source port is leased to another sidecar: widen --source-ports"};
@@ -162,7 +164,15 @@ std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
   if (streams_.size() <= *stream) streams_.resize(*stream + 1U);
   streams_[*stream] = {
       sidecar, {}, {production_ports.begin(), production_ports.end()}, std::move(downlink)};
+  update_copy_whole();
   return *stream;
+}
+
+void Relay::update_copy_whole() {
+  std::vector<uint16_t> ports = book_.whole_from();
+  if (ports == whole_from_) return;
+  whole_from_ = std::move(ports);
+  copy_whole_(whole_from_);
 }
 
 void Relay::counted(StreamId stream, const SidecarCounts& since) {
@@ -184,7 +194,7 @@ void Relay::packets(StreamId stream, std::string_view batch) {
     while (!batch.empty()) {
       const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(batch.data()),
                                            batch.size());
-      const auto length = first_packet_length(bytes);
+      const auto length = net::first_packet_length(bytes);
       std::optional<Refusal> refusal = Refusal::malformed;
       if (length && draining_) {
         refusal = Refusal::draining;
@@ -243,6 +253,7 @@ void Relay::close(StreamId stream) {
     const std::lock_guard lock(mutex_);
     add(counters_.sessions_reset, ResetReason::stream_ended, book_.close(stream, resets));
     streams_[stream] = Stream();
+    update_copy_whole();
   }
   send_(resets);
   stream_ended_.notify_all();
@@ -268,12 +279,18 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
         case LeaseBook::Arrival::session: {
           if (outgoing_.size() <= arrived.stream) outgoing_.resize(arrived.stream + 1U);
           Outgoing& outgoing = outgoing_[arrived.stream];
-          if (outgoing.count++ == 0) {
+          if (arrived.whole && packet->cut()) {
+            add(counters_.tap_drops, 1);  // the shadow sends it again
+            break;
+          }
+          if (!outgoing.downlink) {
             touched_.push_back(arrived.stream);
             outgoing.downlink = streams_[arrived.stream].downlink;
           }
-          outgoing.headers.append(reinterpret_cast<const char*>(bytes.data()),
-                                  packet->header_length);
+          ++(arrived.whole ? outgoing.reply_count : outgoing.count);
+          (arrived.whole ? outgoing.replies : outgoing.headers)
+              .append(reinterpret_cast<const char*>(bytes.data()),
+                      packet->header_length + (arrived.whole ? packet->payload_length : 0));
           break;
         }
         case LeaseBook::Arrival::closed_port:
@@ -313,9 +330,13 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
   if (!answers.empty()) send_(answers);
   for (const StreamId stream : touched_) {
     Outgoing& outgoing = outgoing_[stream];
-    if (outgoing.downlink) outgoing.downlink->headers(outgoing.headers, outgoing.count);
+    if (outgoing.downlink && outgoing.reply_count > 0)
+      outgoing.downlink->replies(outgoing.replies, outgoing.reply_count);
+    if (outgoing.downlink && outgoing.count > 0)
+      outgoing.downlink->headers(outgoing.headers, outgoing.count);
+    outgoing.replies.clear();
     outgoing.headers.clear();
-    outgoing.count = 0;
+    outgoing.reply_count = outgoing.count = 0;
     outgoing.downlink.reset();
   }
   touched_.clear();

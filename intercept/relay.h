@@ -35,6 +35,8 @@ class Downlink {
   virtual ~Downlink() = default;
   // Takes over `batch`, the headers of `count` packets, and leaves it empty.
   virtual void headers(std::string& batch, size_t count) = 0;
+  // The same, of `count` whole packets. They go before headers that are handed over later.
+  virtual void replies(std::string& batch, size_t count) = 0;
   // What Relay::lease() says has changed.
   virtual void lease_changed() = 0;
   // What Relay::configuration() or Relay::identity() says has changed.
@@ -82,6 +84,8 @@ class Relay {
 
   using Clock = PathProof::Clock;
   using Send = std::function<void(std::string_view packets)>;
+  // From which ports of the shadow's packets are needed whole from here on.
+  using CopyWhole = std::function<void(const std::vector<uint16_t>& ports)>;
 
   // The first of `source_ports` is kept for proofs; there must be at least two. `seed` makes the
   // proofs' sequence numbers. `send` is called by any thread, `counters` outlives this.
@@ -90,10 +94,12 @@ class Relay {
 
   // --- for streams; any thread, but one call at a time for each stream
 
-  // `sidecar` is its name.
+  // `sidecar` is its name. Of `reply_ports` it gets the first replies whole.
   std::variant<StreamId, Denial> open(const std::string& sidecar,
                                       std::span<const net::ProductionPort> production_ports,
-                                      std::shared_ptr<Downlink> downlink);
+                                      std::shared_ptr<Downlink> downlink,
+                                      Sender sender = Sender::intercept,
+                                      std::span<const uint16_t> reply_ports = {});
   // A PacketBatch: injects what the lease allows and counts the rest.
   void packets(StreamId stream, std::string_view batch);
   // More ports, if there are any; Downlink::lease_changed follows.
@@ -107,8 +113,12 @@ class Relay {
   // Resets what the stream has open and takes its ports back.
   void close(StreamId stream);
 
-  // --- for the tap's thread
+  // --- for the tap
 
+  // `copy_whole` is called by any thread, and must not call back. To be set before there are
+  // streams.
+  void set_copy_whole(CopyWhole copy_whole) { copy_whole_ = std::move(copy_whole); }
+  // On its thread: what it has seen, each packet whole or cut behind its headers.
   void headers(std::span<const std::span<const uint8_t>> packets);
 
   // --- for the thread that keeps house
@@ -167,6 +177,8 @@ class Relay {
   struct Outgoing {
     std::string headers;
     size_t count = 0;
+    std::string replies;
+    size_t reply_count = 0;
     std::shared_ptr<Downlink> downlink;
   };
   struct Ending {
@@ -179,11 +191,13 @@ class Relay {
   Proofs proof_of_ports() const;
   std::optional<std::string> why_not_ready() const;
   std::vector<Ending> unserved_streams() const;
+  void update_copy_whole();
   std::vector<std::shared_ptr<Downlink>> downlinks() const;
 
   const Targets kind_;
   const uint16_t proof_port_;
   const Send send_;
+  CopyWhole copy_whole_ = [](const std::vector<uint16_t>& /*ports*/) {};
   Counters& counters_;
 
   // Taken once for a batch in either direction; nothing that waits is called under it.
@@ -200,6 +214,7 @@ class Relay {
   SidecarCounts totals_;         // of all streams, but for the sessions
   std::optional<std::string> obstacle_;
   bool draining_ = false;
+  std::vector<uint16_t> whole_from_;  // as copy_whole_ was told last
   program::LogLimit refused_log_;
 
   std::vector<Outgoing> outgoing_;  // by StreamId

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 
 #include "intercept/credentials.h"
-#include "intercept/descriptor.h"
+#include "program/descriptor.h"
 #include "program/flags.h"
 #include "program/log.h"
 #include "program/start_error.h"
@@ -71,6 +71,7 @@ void write_configuration(const SidecarConfiguration& from, v1::Configuration& co
   if (limits.max_sessions) configuration.set_max_sessions(*limits.max_sessions);
   if (limits.memory != 0) configuration.set_memory_limit(limits.memory);
   if (limits.max_rate) configuration.set_max_rate(*limits.max_rate);
+  if (limits.copies) configuration.set_copies(*limits.copies);
   if (limits.filter) configuration.set_filter(limits.filter->expression());
   // Of both, 0 is what is not there.
   if (limits.turns) configuration.set_turns(static_cast<v1::Turns>(int(*limits.turns) + 1));
@@ -101,23 +102,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
 
   // --- of the relay
 
-  void headers(std::string& batch, size_t count) override {
-    {
-      const std::lock_guard lock(mutex_);
-      if (waiting_.size() + batch.size() > Service::max_waiting_bytes) {
-        add(counters_.header_drops, waiting_count_);
-        waiting_.clear();
-        waiting_count_ = 0;
-      }
-      if (waiting_.empty())
-        waiting_.swap(batch);
-      else
-        waiting_.append(batch);
-      waiting_count_ += count;
-    }
-    batch.clear();
-    write_next();
-  }
+  void headers(std::string& batch, size_t count) override { wait(headers_waiting_, batch, count); }
+  void replies(std::string& batch, size_t count) override { wait(replies_waiting_, batch, count); }
 
   void lease_changed() override {
     {
@@ -193,6 +179,28 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
   }
 
  private:
+  struct Waiting {
+    std::string packets;
+    size_t count = 0;
+  };
+
+  void wait(Waiting& waiting, std::string& batch, size_t count) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (waiting.packets.size() + batch.size() > Service::max_waiting_bytes) {
+        add(counters_.header_drops, waiting.count);
+        waiting = {};
+      }
+      if (waiting.packets.empty())
+        waiting.packets.swap(batch);
+      else
+        waiting.packets.append(batch);
+      waiting.count += count;
+    }
+    batch.clear();
+    write_next();
+  }
+
   void hello(const v1::Hello& hello) {
     if (id_) return protocol_error("a second hello");
     name_ = hello.name();
@@ -204,7 +212,10 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
         ports.push_back({static_cast<uint16_t>(port), protocol});
       }
     }
-    auto opened = relay_.open(name_, ports, self_);
+    const Sender sender = hello.sends_directly() ? Sender::sidecar : Sender::intercept;
+    // Those that are none of its ports change nothing.
+    const std::vector<uint16_t> reply_ports(hello.reply_ports().begin(), hello.reply_ports().end());
+    auto opened = relay_.open(name_, ports, self_, sender, reply_ports);
     if (const auto* denial = std::get_if<Denial>(&opened)) {
       spdlog::info("the stream of {} ({}) is not accepted: {}", name_, peer_, denial->reason);
       finish({denial->kind == Denial::Kind::wrong ? grpc::StatusCode::INVALID_ARGUMENT
@@ -212,7 +223,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
               denial->reason});
       return;
     }
-    spdlog::info("{} ({}, version {}) sends", name_, peer_, hello.version());
+    spdlog::info("{} ({}, version {}) sends{}", name_, peer_, hello.version(),
+                 sender == Sender::sidecar ? " directly" : "");
     {
       const std::lock_guard lock(mutex_);
       id_ = std::get<StreamId>(opened);
@@ -281,12 +293,17 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       control_.Clear();
       write_lease(relay_.lease(*id_), *control_.mutable_lease());
       write_control();
-    } else if (!waiting_.empty()) {
+    } else if (!replies_waiting_.packets.empty()) {
+      control_.Clear();
+      control_.mutable_replies()->set_packets(std::move(replies_waiting_.packets));
+      replies_waiting_ = {};
+      write_control();
+    } else if (!headers_waiting_.packets.empty()) {
       // The two strings change places for good, so neither is made again for each batch.
       std::string& headers = *headers_.mutable_headers()->mutable_headers();
       headers.clear();
-      headers.swap(waiting_);
-      waiting_count_ = 0;
+      headers.swap(headers_waiting_.packets);
+      headers_waiting_.count = 0;
       writing_ = true;
       lock.unlock();
       StartWrite(&headers_);
@@ -310,8 +327,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
 
   std::mutex mutex_;
   std::optional<StreamId> id_;
-  std::string waiting_;
-  size_t waiting_count_ = 0;
+  Waiting headers_waiting_;
+  Waiting replies_waiting_;
   bool gets_identity_ = false;
   bool configuration_waits_ = false;
   bool lease_waits_ = false;
@@ -396,7 +413,7 @@ void require_bindable(const net::HostPort& listen) {
                                   &hints, &found);
   if (error != 0) fail(std::string("can't be resolved: ") + ::gai_strerror(error));
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, ::freeaddrinfo);
-  const Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const program::Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) == 0 &&

@@ -1,20 +1,23 @@
-// Sees the headers of what the shadow sends, before the kernel's rules drop it.
+// Sees the headers of what the shadow sends, and of some ports all of it, before the kernel's rules
+// drop it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "intercept/counters.h"
-#include "intercept/descriptor.h"
 #include "intercept/lease.h"
+#include "program/descriptor.h"
 
 namespace trafficmirror::intercept {
 
 // A ring of packet headers shared with the kernel (packet(7), TPACKET_V2): each packet is there as
 // soon as it came, without the wait for a block to fill that TPACKET_V3 has. A filter lets through
-// only TCP and UDP that came in for a port of the range.
+// only TCP and UDP that came in for a port of the range. What does not fit into the ring and is
+// wanted whole comes through the socket's queue besides (PACKET_COPY_THRESH), in the ring's order.
 class Tap {
  public:
   using Headers = std::span<const uint8_t>;
@@ -33,6 +36,9 @@ class Tap {
   // Any thread.
   void stop();
 
+  // From these ports of the shadow's, packets are there whole from here on, up to
+  // first_reply_bytes; of all others only what fits into the ring. Any thread.
+  void copy_whole(const std::vector<uint16_t>& from);
   // The interface of that name is another one now. Any thread; false where it can't be bound yet.
   bool rebind();
   // Adds what the kernel dropped since the last call to the counters. Any thread.
@@ -40,13 +46,16 @@ class Tap {
 
  private:
   size_t take_batch(const Handler& handler);
+  Headers take_whole(size_t number, Headers in_ring);
 
   const std::string interface_;
+  const PortRange ports_;
   Counters& counters_;
-  Descriptor socket_;
-  Descriptor stop_;
+  program::Descriptor socket_;
+  program::Descriptor stop_;
   uint8_t* ring_ = nullptr;
   size_t next_frame_ = 0;
+  std::vector<std::vector<uint8_t>> whole_;  // packets of a batch
 };
 
 }  // namespace trafficmirror::intercept

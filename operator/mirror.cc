@@ -59,6 +59,7 @@ std::string read_pace(const Json& spec, Mirror& mirror) {
   read(spec, "/replicate/maxLag", mirror.max_lag);
   if (!mirror.max_lag.empty() && !program::parse_duration(mirror.max_lag))
     return "spec.replicate.maxLag is " + mirror.max_lag + ": up to ten years, such as 500ms or 2s";
+  read(spec, "/replicate/copies", mirror.copies);
   uint32_t max_rate = 0;
   read(spec, "/replicate/maxRate", max_rate);
   if (max_rate != 0) mirror.max_rate = max_rate;

@@ -44,6 +44,7 @@ struct Mirror {
   std::optional<net::Port> shadow_port;            // none: the production port's number
 
   double percent = 100;
+  uint32_t copies = 1;
   std::optional<uint32_t> max_rate{};  // requests a second
   program::Turns turns = program::Turns::wait;
   std::string max_lag{};  // none: any

@@ -181,6 +181,7 @@ std::string configuration_of(const Mirror& mirror, const std::vector<Target>& ta
     text += "  - \"" + std::to_string(target.production.number) + "=" +
             target.endpoint.to_string() + "\"\n";
   text += "percent: " + bare_number(mirror.percent) + "\n";
+  if (mirror.copies != 1) text += "copies: " + std::to_string(mirror.copies) + "\n";
   if (mirror.max_rate) text += "max-rate: " + std::to_string(*mirror.max_rate) + "\n";
   text += std::string("turns: ") + name_of(mirror.turns, program::turns_names) + "\n";
   if (!mirror.max_lag.empty())

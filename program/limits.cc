@@ -54,13 +54,15 @@ Limits Limits::over(const Limits& others) const {
           .max_lag = max_lag.count() != 0 ? max_lag : others.max_lag,
           .over_lag = over_lag ? over_lag : others.over_lag,
           .max_rate = max_rate ? max_rate : others.max_rate,
-          .filter = filter ? filter : others.filter};
+          .filter = filter ? filter : others.filter,
+          .copies = copies ? copies : others.copies};
 }
 
 bool within_bounds(const Limits& limits) {
   // Written so that a NaN is not.
   return (!limits.percent || (*limits.percent >= least_percent && *limits.percent <= 100)) &&
          limits.max_sessions != 0U && limits.max_rate != 0U &&
+         (!limits.copies || (*limits.copies >= 1 && *limits.copies <= most_copies)) &&
          (limits.memory == 0 || limits.memory >= least_memory) &&
          limits.max_lag >= limits.max_lag.zero() && limits.max_lag <= longest_duration;
 }
@@ -83,6 +85,18 @@ void add_limit_flags(CLI::App& app, Limits& limits) {
              auto compiled = FlowFilter::compile(text);
              if (auto* wrong = std::get_if<std::string>(&compiled)) return std::move(*wrong);
              limits.filter = std::get<FlowFilter>(std::move(compiled));
+             return std::nullopt;
+           });
+  add_text(app, "--copies", "NUMBER", "",
+           "mirror each connection, and client of UDP, so many times, each time as a session of "
+           "its own with a source port of its own (default 1)",
+           [&limits](const std::string& text) -> std::optional<std::string> {
+             const Limits parsed{
+                 .percent = {}, .max_sessions = {}, .copies = parse_number<uint32_t>(text)};
+             if (!parsed.copies || !within_bounds(parsed))
+               return "is no number of copies; write a number from 1 to " +
+                      std::to_string(most_copies);
+             limits.copies = parsed.copies;
              return std::nullopt;
            });
   add_count(app, "--max-sessions", limits.max_sessions, "sessions that a sidecar has open at most");

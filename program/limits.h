@@ -35,6 +35,7 @@ struct Limits {
   std::optional<OverLag> over_lag{};
   std::optional<uint32_t> max_rate{};  // exchanges a second
   std::optional<FlowFilter> filter{};
+  std::optional<uint32_t> copies{};  // sessions that mirror a connection
 
   bool operator==(const Limits&) const = default;
 
@@ -43,13 +44,14 @@ struct Limits {
 };
 
 inline constexpr double least_percent = 0.1;
+inline constexpr uint32_t most_copies = 1000;
 inline constexpr uint64_t least_memory = 1 << 20;
 
 // Whether what is there is within its bounds.
 bool within_bounds(const Limits& limits);
 
-// --percent, --filter, --max-sessions, --max-rate, --memory-limit, --turns, --max-lag and
-// --over-lag.
+// --percent, --filter, --copies, --max-sessions, --max-rate, --memory-limit, --turns,
+// --max-lag and --over-lag.
 void add_limit_flags(CLI::App& app, Limits& limits);
 
 }  // namespace trafficmirror::program

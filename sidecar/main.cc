@@ -18,6 +18,7 @@
 #include "program/stay.h"
 #include "program/stop_signal.h"
 #include "program/tls.h"
+#include "sidecar/login_flags.h"
 #include "sidecar/offline_flags.h"
 #include "sidecar/shard.h"
 
@@ -50,6 +51,7 @@ int run(int argc, const char* const* argv) {
   Shard::Options options;
   options.limits.memory = session::Limits().memory;
   std::string method = "ring";
+  std::string delivery = "intercept", delivery_interface;
   std::chrono::milliseconds idle_timeout = std::chrono::minutes(10);
   std::chrono::milliseconds response_timeout = std::chrono::seconds(60);
 
@@ -74,6 +76,17 @@ int run(int argc, const char* const* argv) {
           ->type_name("ring|pcap")
           ->check(CLI::IsMember({"ring", "pcap"}))
           ->capture_default_str();
+  app.add_option(
+         "--delivery", delivery,
+         "how packets get to the shadow: intercept sends them; or they are sent from here, "
+         "with the intercept's address as their source, direct by a raw socket, direct-link "
+         "framed for --delivery-interface (libpcap): for networks that let such sources pass")
+      ->type_name("intercept|direct|direct-link")
+      ->check(CLI::IsMember({"intercept", "direct", "direct-link"}))
+      ->capture_default_str();
+  app.add_option("--delivery-interface", delivery_interface,
+                 "interface that direct-link sends out of; default: that of the default route")
+      ->type_name("NAME");
   program::add_limit_flags(app, options.limits);
   program::add_duration(app, "--give-up-after", options.give_up_after,
                         "end, with exit code 0, without any stream for so long; default: never");
@@ -88,6 +101,7 @@ int run(int argc, const char* const* argv) {
       app, "--response-timeout", response_timeout,
       "a shadow that does not answer or acknowledge for so long loses the session");
   program::add_stay_flag(app);
+  LoginFlags logins(app);
   OfflineFlags offline(app);
   program::add_tls_flags(app, tls_options);
   program::add_common_flags(app, common);
@@ -97,21 +111,26 @@ int run(int argc, const char* const* argv) {
       "What the intercept says of --percent, --filter, --max-sessions, --max-rate, "
       "--memory-limit,\n"
       "--turns, --max-lag and --over-lag goes before them.\n"
-      "It needs CAP_NET_RAW, but not for --pcap. /readyz of --http says whether it captures and "
-      "the\n"
-      "stream is up.");
+      "It needs CAP_NET_RAW, but not for --pcap with --delivery intercept. /readyz of --http says\n"
+      "whether it captures and the stream is up.");
   if (const auto exit_code = program::parse_flags(app, argc, argv)) return *exit_code;
   offline.check({interface, capture, outlive_production, app.get_option("--stay")});
   program::set_up_logging(common, program_name);
   ::gpr_set_log_function(log_of_grpc);
   options.replay = offline.replay();
   options.record = offline.record();
-  if (!options.replay)
+  options.uplink.sends_directly = delivery != "intercept";
+  if (!delivery_interface.empty() && delivery != "direct-link")
+    throw program::StartError("--delivery-interface says nothing without --delivery direct-link");
+  if (!options.replay || options.uplink.sends_directly)
     program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
                                 "add it to the container's capabilities, or run as root");
   options.uplink.tls = program::load_tls(tls_options);
   if (options.capture.interface.empty() && !options.replay)
     options.capture.interface = capture::default_route_interface();
+  if (delivery == "direct-link")
+    options.direct_link =
+        delivery_interface.empty() ? capture::default_route_interface() : delivery_interface;
   if (method == "pcap") options.method = Shard::CaptureMethod::pcap;
   for (const net::ProductionPort port : ports)
     (port.protocol == net::Protocol::tcp ? options.capture.ports : options.capture.udp_ports)
@@ -120,6 +139,9 @@ int run(int argc, const char* const* argv) {
   options.engine.udp_ports = options.capture.udp_ports;
   options.engine.idle_timeout = idle_timeout;
   options.engine.response_timeout = response_timeout;
+  options.engine.logins = logins.logins(options.capture.ports);
+  for (const auto& [port, begin] : options.engine.logins)
+    options.uplink.reply_ports.push_back(port);
   options.engine.seed = std::random_device()();
   options.uplink.ports = options.capture.ports;
   options.uplink.udp_ports = options.capture.udp_ports;

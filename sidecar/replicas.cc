@@ -5,6 +5,8 @@
 #include <spdlog/spdlog.h>
 
 #include "program/flags.h"
+#include "sidecar/direct/answers.h"
+#include "sidecar/direct/own_path.h"
 #include "sidecar/rewrite/rewrite.h"
 #include "sidecar/uplink/messages.h"
 
@@ -18,20 +20,39 @@ constexpr seconds look_up_interval_without_stream(2);
 // Many streams may be lost at a time.
 constexpr seconds shortest_look_up_interval(1);
 
+// The intercept knows the path from itself to each target.
+session::Lease fit_to_own_paths(session::Lease lease) {
+  for (session::Lease::Target& target : lease.targets)
+    if (const auto own = direct::own_path_mtu(target.endpoint); own && *own < target.path_mtu)
+      target.path_mtu = static_cast<uint16_t>(*own);
+  return lease;
+}
+
 }  // namespace
 
 struct Replicas::Replica {
-  Replica(uplink::Uplink::Options options, session::Engine& engine)
+  Replica(uplink::Uplink::Options options, session::Engine& engine,
+          const SendDirectly& send_directly)
       : host(options.intercept.host),
         name(program::to_text(options.intercept)),
         uplink(std::move(options)),
-        rewriter([this](std::string&& batch) { uplink.send(std::move(batch)); }),
-        stream(engine.add_stream(std::hash<std::string>()(host), rewriter)) {}
+        rewriter([this, &send_directly](std::string&& batch) {
+          if (send_directly)
+            send_directly(batch);
+          else
+            uplink.send(std::move(batch));
+        }),
+        noting(answers, rewriter),
+        stream(engine.add_stream(
+            std::hash<std::string>()(host),
+            send_directly ? noting : static_cast<session::SegmentSink&>(rewriter))) {}
 
   const std::string host;  // an address
   const std::string name;  // with its port
   uplink::Uplink uplink;
   rewrite::Rewriter rewriter;
+  direct::Answers answers;  // to what is sent directly
+  direct::NotingSink noting;
   session::Stream& stream;
   bool up = false;  // its stream has a lease
   bool asked_for_ports = false;
@@ -43,8 +64,12 @@ struct Replicas::Replica {
 };
 
 Replicas::Replicas(uplink::Uplink::Options options, session::Engine& engine,
-                   std::function<uplink::Found(const std::string& host)> how)
-    : options_(std::move(options)), engine_(engine), look_up_(std::move(how)) {
+                   std::function<uplink::Found(const std::string& host)> how,
+                   SendDirectly send_directly)
+    : options_(std::move(options)),
+      engine_(engine),
+      send_directly_(std::move(send_directly)),
+      look_up_(std::move(how)) {
   if (uplink::is_address(options_.intercept.host)) {
     look_up_at_ = Clock::time_point::max();
     add(options_.intercept.host);
@@ -101,7 +126,7 @@ void Replicas::follow(uplink::Found found, Clock::time_point now) {
 void Replicas::add(const std::string& address) {
   uplink::Uplink::Options options = options_;
   options.intercept.host = address;
-  replicas_.push_back(std::make_unique<Replica>(std::move(options), engine_));
+  replicas_.push_back(std::make_unique<Replica>(std::move(options), engine_, send_directly_));
 }
 
 void Replicas::remove_those_gone() {
@@ -150,15 +175,20 @@ Replicas::Said Replicas::take_events(Clock::time_point now, session::Time engine
 
 void Replicas::take(Replica& replica, const uplink::Event& event, Clock::time_point now,
                     session::Time engine_now, Said& said) {
+  const auto on_shadow = [&](const net::Packet& packet) {
+    replica.answers.received(packet);
+    engine_.on_shadow(engine_now, replica.stream, packet);
+  };
   if (const auto* headers = std::get_if<uplink::Headers>(&event)) {
-    const bool whole = uplink::for_each_header(headers->bytes, [&](const net::Packet& packet) {
-      engine_.on_shadow(engine_now, replica.stream, packet);
-    });
-    if (!whole) ++said.malformed_headers;  // the intercept sends none such
+    // The intercept sends none that are malformed.
+    if (!uplink::for_each_header(headers->bytes, on_shadow)) ++said.malformed_headers;
+  } else if (const auto* replies = std::get_if<uplink::Replies>(&event)) {
+    if (!uplink::for_each_reply(replies->bytes, on_shadow)) ++said.malformed_headers;
   } else if (const auto* lease = std::get_if<session::Lease>(&event)) {
     if (!replica.up) spdlog::info("the stream to {} is up", replica.name);
     replica.asked_for_ports = false;
-    engine_.set_lease(engine_now, replica.stream, *lease);
+    engine_.set_lease(engine_now, replica.stream,
+                      send_directly_ ? fit_to_own_paths(*lease) : *lease);
     if (!std::exchange(replica.up, true)) list_streams();
   } else if (const auto* configuration = std::get_if<uplink::Configuration>(&event)) {
     said.configuration = *configuration;
@@ -172,6 +202,7 @@ void Replicas::take(Replica& replica, const uplink::Event& event, Clock::time_po
     }
     replica.up = replica.ending = false;
     engine_.stream_lost(replica.stream);
+    replica.answers.forget();
     replica.open_or_close();
   }
 }
@@ -193,10 +224,23 @@ void Replicas::run(Clock::time_point now) {
     }
     replica.uplink.run(now);
     session::Engine::set_uplink_full(replica.stream, replica.uplink.full());
+    warn_of_missing_answers(replica, now);
     up = up || replica.up;
   }
   if (up || !last_stream_) last_stream_ = now;
   without_stream_ = now - *last_stream_;
+}
+
+// The intercept reaches the target, or there would be no lease for it.
+void Replicas::warn_of_missing_answers(Replica& replica, Clock::time_point now) {
+  for (const net::Endpoint& target : replica.answers.missing(now)) {
+    if (const auto held = missing_answers_log_.allow(now))
+      spdlog::warn(
+          "the shadow at {} answers nothing of what is sent to it directly: it is down, or the "
+          "network drops packets with another host's source address, or of connections that it "
+          "sees one side of; then use --delivery intercept{}",
+          target.to_string(), *held);
+  }
 }
 
 Replicas::Clock::time_point Replicas::deadline() const {

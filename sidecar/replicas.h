@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,9 +28,14 @@ class Replicas {
   // Streams at a time, but for those to addresses that are going. Each may take a few MiB.
   static constexpr size_t most = 16;
 
+  // Whole packets, one behind the other, on their way to the shadow.
+  using SendDirectly = std::function<void(std::string_view packets)>;
+
   // `options.intercept` is the name and port of all. `engine` outlives this. `how` is as in LookUp.
+  // `send_directly`: in place of the streams; wanted with `options.sends_directly`.
   Replicas(uplink::Uplink::Options options, session::Engine& engine,
-           std::function<uplink::Found(const std::string& host)> how = uplink::look_up);
+           std::function<uplink::Found(const std::string& host)> how = uplink::look_up,
+           SendDirectly send_directly = {});
   ~Replicas();
   Replicas(const Replicas&) = delete;
   Replicas& operator=(const Replicas&) = delete;
@@ -80,9 +86,11 @@ class Replicas {
             session::Time engine_now, Said& said);
   void remove_those_gone();
   void list_streams();
+  void warn_of_missing_answers(Replica& replica, Clock::time_point now);
 
   const uplink::Uplink::Options options_;
   session::Engine& engine_;
+  const SendDirectly send_directly_;
   uplink::LookUp look_up_;
   Clock::time_point look_up_at_ = Clock::time_point::min();
   Clock::time_point looked_up_at_ = Clock::time_point::min();
@@ -94,6 +102,7 @@ class Replicas {
   std::string problem_;
   std::vector<std::pair<std::string, bool>> streams_;
   program::LogLimit look_up_log_;
+  program::LogLimit missing_answers_log_{std::chrono::minutes(1)};
 };
 
 }  // namespace trafficmirror::sidecar

@@ -73,6 +73,7 @@ std::string describe(const program::Limits& limits, const session::Limits& in_us
         ", up to {} ms late and then {}", limits.max_lag.count(),
         name_of(limits.over_lag.value_or(program::OverLag::shed), program::over_lag_names));
   if (limits.max_rate) text += fmt::format(", up to {} requests a second", in_use.rate);
+  if (in_use.copies > 1) text += fmt::format(", {} copies of each", in_use.copies);
   if (limits.filter) text += fmt::format(", filter: {}", limits.filter->expression());
   return text;
 }
@@ -91,8 +92,13 @@ void wait_until(Replicas::Clock::time_point time, std::span<pollfd> descriptors)
 Shard::Shard(Options options, int stop_descriptor)
     : options_(std::move(options)),
       stop_descriptor_(stop_descriptor),
-      engine_(options_.engine),
-      replicas_(options_.uplink, engine_) {
+      engine_(with_login_log(options_.engine)),
+      direct_(options_.uplink.sends_directly
+                  ? std::make_unique<direct::Sender>(options_.direct_link)
+                  : nullptr),
+      replicas_(options_.uplink, engine_, uplink::look_up,
+                direct_ ? [this](std::string_view packets) { direct_->send(packets); }
+                        : Replicas::SendDirectly()) {
   configure({});
   if (options_.replay) {
     replay_ = std::make_unique<replay::Replay>(*options_.replay, options_.engine.ports,
@@ -290,6 +296,7 @@ void Shard::configure(const program::Limits& limits) {
   if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
   if (limits_.memory != 0) of_engine.memory = limits_.memory;
   if (limits_.max_rate) of_engine.rate = *limits_.max_rate;
+  if (limits_.copies) of_engine.copies = static_cast<uint16_t>(*limits_.copies);
   if (limits_.filter)
     of_engine.filter = [filter = *limits_.filter](const net::FlowKey& key, net::Protocol protocol) {
       return filter.lets_through(key, protocol);
@@ -298,6 +305,20 @@ void Shard::configure(const program::Limits& limits) {
   engine_.set_limits(now_, of_engine);
   if (limits == program::Limits{}) return;
   spdlog::info("the intercept says: {}", describe(limits_, of_engine));
+}
+
+session::Engine::Options Shard::with_login_log(session::Engine::Options options) {
+  options.login_failed = [this](const auto& shadow, const auto& failure) {
+    const auto held = login_log_.allow(Clock::now());
+    if (!held) return;
+    // A part of it is what others said.
+    std::string why = failure.why;
+    std::replace_if(
+        why.begin(), why.end(), [](unsigned char each) { return each < ' ' || each == 127; }, '?');
+    spdlog::warn("a login to the shadow {} failed ({}): {}{}", shadow.to_string(),
+                 session::close_reason_names[static_cast<size_t>(failure.reason)], why, *held);
+  };
+  return options;
 }
 
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.
@@ -367,7 +388,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
       counter("trafficmirror_capture_unusable_packets_total",
               "Captured packets that were not mirrored, by reason.",
               by_name("reason", capture::unusable_names, now.unusable)),
-      gauge("trafficmirror_flows", "Production connections, and clients of UDP, known.",
+      gauge("trafficmirror_flows",
+            "Production connections and clients of UDP known, each as often as it is mirrored.",
             now.engine.flows),
       counter("trafficmirror_sessions_opened_total", "Sessions opened towards the shadow.",
               now.engine.opened),
@@ -422,6 +444,10 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
                  now.record.drops),
          counter("trafficmirror_record_failures_total",
                  "Whether writing has failed, which ends recording.", now.record.failures)});
+  }
+  if (direct_) {
+    auto of_direct = direct_->metrics();
+    std::move(of_direct.begin(), of_direct.end(), std::back_inserter(families));
   }
   return families;
 }

@@ -19,6 +19,7 @@
 #include "sidecar/capture/capture.h"
 #include "sidecar/capture/recorder.h"
 #include "sidecar/capture/usable.h"
+#include "sidecar/direct/sender.h"
 #include "sidecar/replay/replay.h"
 #include "sidecar/replicas.h"
 #include "sidecar/session/engine.h"
@@ -36,6 +37,8 @@ class Shard : private capture::PacketReceiver {
     session::Engine::Options engine;                     // but for its limits
     program::Limits limits;                              // where the intercept says nothing else
     uplink::Uplink::Options uplink;
+    // What is sent directly is handed to this interface's link; none: the kernel routes it.
+    std::optional<std::string> direct_link{};
     // Without a stream to any replica for so long it ends; 0: it does not.
     std::chrono::milliseconds give_up_after{0};
     // Once it is asked to stop, it goes on for as long as production has sockets on its ports.
@@ -83,6 +86,7 @@ class Shard : private capture::PacketReceiver {
   bool may_stop(Clock::time_point now);
   void take_stream_events(Clock::time_point now);
   void configure(const program::Limits& limits);
+  session::Engine::Options with_login_log(session::Engine::Options options);
   void report();
   void publish();
   // The latest moment at which something has to be done though no descriptor is readable.
@@ -91,6 +95,7 @@ class Shard : private capture::PacketReceiver {
   const Options options_;
   const int stop_descriptor_;
   session::Engine engine_;
+  std::unique_ptr<direct::Sender> direct_;  // null where packets go up the streams
   Replicas replicas_;
   std::unique_ptr<capture::Capture> capture_;    // null while the interface is gone, or in a replay
   std::unique_ptr<capture::Recorder> recorder_;  // null where nothing is recorded
@@ -108,6 +113,7 @@ class Shard : private capture::PacketReceiver {
   session::Time now_;
   Published current_;
   program::LogLimit capture_log_;
+  program::LogLimit login_log_;
 
   mutable std::mutex published_mutex_;
   Published published_;

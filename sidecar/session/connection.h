@@ -94,6 +94,7 @@ class Connection {
   // end where the shadow set PSH.
   uint64_t received() const { return received_.value(); }
   Time last_received_at() const { return last_received_at_; }
+  net::SequenceNumber shadow_first() const { return shadow_initial_ + 1; }  // once it has answered
   bool received_to_push() const { return received_ == pushed_; }
   bool shadow_finished() const { return shadow_fin_received_; }
   // The last time anything moved on: bytes acknowledged or received, or a state entered.

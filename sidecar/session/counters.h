@@ -25,17 +25,23 @@ enum class CloseReason : uint8_t {
   capture_gap,          // bytes that production received were not captured
   capture_ended,        // the capture that is replayed ends before the connection does
   memory_limit,
-  lag_limit,    // an exchange was later than the longest lag there may be
-  rate_limit,   // it was the newest when too many exchanges had begun
-  stream_lost,  // the stream to the intercept broke
-  target_gone,  // the target was taken out of the lease
-  drained,      // the sidecar was asked to stop
+  lag_limit,          // an exchange was later than the longest lag there may be
+  rate_limit,         // it was the newest when too many exchanges had begun
+  stream_lost,        // the stream to the intercept broke
+  target_gone,        // the target was taken out of the lease
+  drained,            // the sidecar was asked to stop
+  login_rejected,     // the shadow did not let the client in
+  login_unsupported,  // the shadow or the client logs in in a way that is not known
+  login_encrypted,    // production took up TLS, and nobody else can read what is said
+  no_credentials,     // the shadow asks for a password that is not known
 };
 inline constexpr std::array close_reason_names = {
-    "finished",      "production_reset",    "flow_reused",      "shadow_refused", "shadow_reset",
-    "shadow_closed", "shadow_unresponsive", "response_timeout", "fin_timeout",    "idle_timeout",
-    "capture_gap",   "capture_ended",       "memory_limit",     "lag_limit",      "rate_limit",
-    "stream_lost",   "target_gone",         "drained",
+    "finished",        "production_reset", "flow_reused",         "shadow_refused",
+    "shadow_reset",    "shadow_closed",    "shadow_unresponsive", "response_timeout",
+    "fin_timeout",     "idle_timeout",     "capture_gap",         "capture_ended",
+    "memory_limit",    "lag_limit",        "rate_limit",          "stream_lost",
+    "target_gone",     "drained",          "login_rejected",      "login_unsupported",
+    "login_encrypted", "no_credentials",
 };
 
 // Why something was not mirrored. Counted once for each connection production opened, and for each

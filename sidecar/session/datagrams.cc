@@ -4,7 +4,7 @@
 
 namespace trafficmirror::session {
 
-DatagramFlow* DatagramFlows::find(const net::FlowKey& key) {
+DatagramFlow* DatagramFlows::find(const FlowCopy& key) {
   const auto found = by_key_.find(key);
   return found == by_key_.end() ? nullptr : &*found->second.flow;
 }

@@ -10,15 +10,15 @@
 #include <optional>
 #include <unordered_map>
 
-#include "net/address.h"
 #include "sidecar/session/counters.h"
+#include "sidecar/session/flow.h"
 #include "sidecar/session/source_ports.h"
 #include "sidecar/session/time.h"
 
 namespace trafficmirror::session {
 
 struct DatagramFlow {
-  net::FlowKey key;
+  FlowCopy key;
   uint16_t stream = 0;  // number in the engine's streams
   uint16_t target = 0;  // number in the stream's targets
   SourcePorts::Number source{};
@@ -42,9 +42,9 @@ class DatagramFlows {
   // No flow is silent for longer than `idle_timeout`.
   explicit DatagramFlows(Duration idle_timeout) : idle_timeout_(idle_timeout) {}
 
-  bool contains(const net::FlowKey& key) const { return by_key_.contains(key); }
+  bool contains(const FlowCopy& key) const { return by_key_.contains(key); }
   // Pointers are good until the flow is removed. Null where there is none.
-  DatagramFlow* find(const net::FlowKey& key);
+  DatagramFlow* find(const FlowCopy& key);
   // By where its answers go to.
   DatagramFlow* find(uint16_t stream, SourcePorts::Number source);
   DatagramFlow& add(DatagramFlow flow);
@@ -92,7 +92,7 @@ class DatagramFlows {
 
   const Duration idle_timeout_;
   std::array<List, 3> lists_;  // by kind; who was silent for longest is the first
-  std::unordered_map<net::FlowKey, Place> by_key_;
+  std::unordered_map<FlowCopy, Place> by_key_;
   std::unordered_map<uint64_t, DatagramFlow*> by_source_;
   Time end_ = never;
 };

@@ -60,7 +60,7 @@ constexpr size_t most_touched = 4096;
 // place among the timers, the source port.
 constexpr size_t flow_overhead = 52;
 constexpr size_t session_overhead = 48;
-constexpr size_t flow_size = sizeof(std::pair<const net::FlowKey, Flow>) + flow_overhead;
+constexpr size_t flow_size = sizeof(std::pair<const FlowCopy, Flow>) + flow_overhead;
 constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 
 }  // namespace
@@ -78,6 +78,7 @@ void Engine::set_limits(Time now, const Limits& limits) {
                       ? UINT64_MAX
                       : static_cast<uint64_t>(std::ldexp(limits.percent / 100, 64));
   rate_limit_.set(limits.rate);
+  most_copies_ = std::max(most_copies_, limits.copies);
   shed_newest(now);
 }
 
@@ -174,52 +175,62 @@ std::optional<bool> Engine::is_from_client(const net::Packet& packet) const {
   if (!is_production(packet.destination.port)) return false;
   if (!is_production(packet.source.port)) return true;
   if (packet.tcp.flags.syn && !packet.tcp.flags.ack) return true;
-  if (flows_.contains({packet.source, packet.destination})) return true;
-  if (flows_.contains({packet.destination, packet.source})) return false;
+  if (flows_.contains({{packet.source, packet.destination}})) return true;
+  if (flows_.contains({{packet.destination, packet.source}})) return false;
   return std::nullopt;
 }
 
 void Engine::on_production(Time now, const net::Packet& packet) {
   if (packet.protocol == net::Protocol::udp) {
-    if (!is_datagram_for_production(packet)) return;
-    if (const auto reason = mirror_datagram(now, packet)) ++counters_[*reason];
+    on_datagram(now, packet);
     return;
   }
   const auto from_client = is_from_client(packet);
   if (!from_client) return;
-  const net::FlowKey key = *from_client ? net::FlowKey{packet.source, packet.destination}
-                                        : net::FlowKey{packet.destination, packet.source};
-  if (*from_client && packet.tcp.flags.syn) {
-    if (!packet.tcp.flags.ack) on_syn(now, key, packet);
+  FlowCopy key{*from_client ? net::FlowKey{packet.source, packet.destination}
+                            : net::FlowKey{packet.destination, packet.source}};
+  const net::TcpFlags& flags = packet.tcp.flags;
+  if (*from_client && flags.syn && (flags.ack || is_own(key.client))) {
+    // A target that leads back to production: each mirrored connection would be mirrored again,
+    // without end.
+    if (!flags.ack) ++counters_[ShedReason::own_traffic];
     return;
   }
+  for (; key.copy < most_copies_; ++key.copy) on_copy(now, key, *from_client, packet);
+}
+
+void Engine::on_copy(Time now, const FlowCopy& key, bool from_client, const net::Packet& packet) {
+  const bool is_surplus = key.copy >= options_.limits.copies;
   auto found = flows_.find(key);
+  if (is_surplus && (found == flows_.end() || !found->second.session)) {
+    if (found != flows_.end()) end_flow(now, found->second, CloseReason::finished);
+    return;
+  }
+  if (from_client && packet.tcp.flags.syn) {
+    on_syn(now, key, packet);
+    return;
+  }
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
     if (packet.payload_length == 0 || is_own(key.client) || left_out(key)) return;
     if (!add_flow(now, key)) return;
-    ++counters_.without_start;
+    if (key.copy == 0) ++counters_.without_start;
     found = flows_.find(key);
   }
   Flow& flow = found->second;
   flow.last_seen = production_time(now);
-  if (*from_client)
+  if (from_client)
     on_client(now, flow, packet);
   else
     on_server(now, flow, packet);
 }
 
-void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet) {
-  if (is_own(key.client)) {
-    // A target that leads back to production: each mirrored connection would be mirrored again,
-    // without end.
-    ++counters_[ShedReason::own_traffic];
-    return;
-  }
+void Engine::on_syn(Time now, const FlowCopy& key, const net::Packet& packet) {
   if (const auto found = flows_.find(key); found != flows_.end()) {
     if (found->second.syn == packet.tcp.sequence) return;  // sent again
     end_flow(now, found->second, CloseReason::flow_reused);
   }
+  if (key.copy >= options_.limits.copies) return;
   if (const auto reason = left_out(key)) {
     ++counters_[*reason];
     return;
@@ -234,8 +245,11 @@ void Engine::on_syn(Time now, const net::FlowKey& key, const net::Packet& packet
 }
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
-  if (flows_.contains(key) || is_own(key.client) || left_out(key)) return;
-  if (Flow* flow = add_flow(now, key)) flow->boundary = boundary;
+  if (is_own(key.client) || left_out(key)) return;
+  for (FlowCopy each{key}; each.copy < options_.limits.copies; ++each.copy) {
+    if (flows_.contains(each)) continue;
+    if (Flow* flow = add_flow(now, each)) flow->boundary = boundary;
+  }
 }
 
 void Engine::on_client(Time now, Flow& flow, const net::Packet& packet) {
@@ -327,7 +341,10 @@ void Engine::watch_client_bytes(Time now, Flow& flow, const net::Packet& packet)
   // A clean boundary: all that the client said before has been received and answered, and it has
   // seen the answer.
   const bool all_received = !flow.server_received || *flow.server_received == tcp.sequence;
-  const bool boundary = in_order && all_received && (first || flow.new_answer(tcp.acknowledgment));
+  // Behind a login that the shadow has not seen it would understand nothing.
+  const bool logged_in = has_login(flow) && !(flow.syn && tcp.sequence == *flow.syn + 1);
+  const bool boundary =
+      in_order && all_received && !logged_in && (first || flow.new_answer(tcp.acknowledgment));
   if (boundary && request) learn_protocol(flow, packet);
   if (boundary && (first || request || is_exchange_behind_answer(flow)) && !packet.cut() &&
       !flow.client_finished && now >= flow.retry_at) {
@@ -439,7 +456,7 @@ bool Engine::room_for(size_t bytes) const {
   return counters_.memory + bytes <= options_.limits.memory / 16 * 15;
 }
 
-Flow* Engine::add_flow(Time now, const net::FlowKey& key) {
+Flow* Engine::add_flow(Time now, const FlowCopy& key) {
   if (!room_for(flow_size)) {
     ++counters_[ShedReason::memory_limit];
     return nullptr;
@@ -516,9 +533,9 @@ bool Engine::is_own(const net::Endpoint& client) const {
 // Of the streams with room the one of the highest rank, which the flow gives each of them. Several
 // targets of one stream share the sessions of a port; the flow's hash says which, so that a flow
 // stays with its own. Where no stream will do, the reason is that of the one that came closest.
-std::variant<Engine::Way, ShedReason> Engine::way_for(const net::FlowKey& key,
+std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key,
                                                       net::Protocol protocol) const {
-  const uint64_t hash = std::hash<net::FlowKey>()(key);
+  const uint64_t hash = std::hash<FlowCopy>()(key);
   const auto serves = [&](const Lease::Target& target) {
     return target.production_port == key.server.port && target.protocol == protocol;
   };
@@ -592,24 +609,30 @@ bool Engine::congested(const net::Packet& packet) const {
   if (std::any_of(streams_.begin(), streams_.end(),
                   [](const auto& stream) { return stream && stream->full; }))
     return true;
-  const net::FlowKey key{packet.source, packet.destination};
-  if (packet.protocol == net::Protocol::udp) {
-    if (!is_datagram_for_production(packet) || datagram_flows_.contains(key)) return false;
-    return is_without_room(key, packet.protocol);
-  }
-  if (!is_from_client(packet).value_or(false)) return false;
+  FlowCopy key{{packet.source, packet.destination}};
+  const net::Protocol protocol = packet.protocol;
+  if (protocol == net::Protocol::udp ? !is_datagram_for_production(packet)
+                                     : !is_from_client(packet).value_or(false))
+    return false;
+  if (left_out(key, protocol) || is_own(key.client)) return false;
+  size_t sessions = sessions_.size() + datagram_flows_.size();
+  for (; key.copy < options_.limits.copies; ++key.copy)
+    if (opens_session(key, packet) &&
+        (++sessions > options_.limits.sessions || is_without_way(key, protocol)))
+      return true;
+  return false;
+}
+
+bool Engine::opens_session(const FlowCopy& key, const net::Packet& packet) const {
+  if (packet.protocol == net::Protocol::udp) return !datagram_flows_.contains(key);
   const auto found = flows_.find(key);
   const bool known = found != flows_.end();
   const net::TcpFlags& flags = packet.tcp.flags;
-  const bool opens_session =
-      flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
-                : packet.payload_length > 0 && !(known && found->second.session);
-  return opens_session && is_without_room(key, packet.protocol);
+  return flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
+                   : packet.payload_length > 0 && !(known && found->second.session);
 }
 
-bool Engine::is_without_room(const net::FlowKey& key, net::Protocol protocol) const {
-  if (left_out(key, protocol) || is_own(key.client)) return false;
-  if (all_sessions_open()) return true;
+bool Engine::is_without_way(const FlowCopy& key, net::Protocol protocol) const {
   const auto way = way_for(key, protocol);
   const auto* obstacle = std::get_if<ShedReason>(&way);
   if (obstacle && *obstacle == ShedReason::no_source_port && protocol == net::Protocol::udp)
@@ -636,6 +659,9 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
     return false;
   }
   flow.session = std::get<SessionEntry*>(result);
+  if (const auto login = options_.logins.find(flow.key->server.port);
+      login != options_.logins.end())
+    flow.session->session.log_in(login->second());
   if (!syn) ++stream_of(*flow.session).counters.adopted;
   flow.session->flow = &flow;
   flow.start_shed.reset();
@@ -796,6 +822,9 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
   Stream& stream = stream_of(entry);
   ++stream.counters[reason];
   --stream.counters.active;
+  if (const Login::Failure* failure = entry.session.login_failure();
+      failure && reason == failure->reason && options_.login_failed)
+    options_.login_failed(stream.targets[entry.target].endpoint, *failure);
   Flow* flow = entry.flow;
   if (flow) flow->session = nullptr;
   if (entry.session.has_rest()) continue_in_new_session(now, entry);
@@ -868,12 +897,22 @@ bool Engine::is_datagram_for_production(const net::Packet& packet) const {
          options_.udp_ports.end();
 }
 
-std::optional<ShedReason> Engine::mirror_datagram(Time now, const net::Packet& packet) {
-  const net::FlowKey key{packet.source, packet.destination};
+void Engine::on_datagram(Time now, const net::Packet& packet) {
+  if (!is_datagram_for_production(packet)) return;
+  FlowCopy key{{packet.source, packet.destination}};
+  if (is_own(key.client)) {
+    ++counters_[ShedReason::own_traffic];
+    return;
+  }
+  for (; key.copy < options_.limits.copies; ++key.copy)
+    if (const auto reason = mirror_datagram(now, key, packet)) ++counters_[*reason];
+}
+
+std::optional<ShedReason> Engine::mirror_datagram(Time now, const FlowCopy& key,
+                                                  const net::Packet& packet) {
   DatagramFlow* flow = datagram_flows_.find(key);
   std::optional<Way> way;
   if (!flow) {
-    if (is_own(key.client)) return ShedReason::own_traffic;
     if (const auto reason = left_out(key, packet.protocol)) return reason;
     if (all_sessions_open()) return ShedReason::session_limit;
     if (draining_) return ShedReason::no_stream;
@@ -909,7 +948,7 @@ std::optional<ShedReason> Engine::mirror_datagram(Time now, const net::Packet& p
 
 // Of clients that take a port for each question there are always more than there are source ports,
 // if they are many enough; those that have had time for their answer make room.
-std::variant<Engine::Way, ShedReason> Engine::datagram_way_for(Time now, const net::FlowKey& key) {
+std::variant<Engine::Way, ShedReason> Engine::datagram_way_for(Time now, const FlowCopy& key) {
   const auto way = way_for(key, net::Protocol::udp);
   const auto* none = std::get_if<ShedReason>(&way);
   if (!none || *none != ShedReason::no_source_port) return way;

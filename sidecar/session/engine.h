@@ -87,6 +87,7 @@ struct Stream {
 struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
+  uint16_t copies = 1;   // sessions that mirror a connection, or a client of UDP
   double percent = 100;  // of production's connections
   uint32_t rate = 0;     // exchanges a second; 0: any
   // Whether a connection may be mirrored; none: each. It is asked again and again, and has to say
@@ -104,6 +105,9 @@ class Engine {
     Duration idle_timeout = std::chrono::minutes(10);
     Duration response_timeout = std::chrono::seconds(60);
     uint64_t seed = 0;  // of the initial sequence numbers
+    Logins logins{};
+    // Called for each session that ends as its login has failed.
+    std::function<void(const net::Endpoint& shadow, const Login::Failure&)> login_failed{};
   };
 
   explicit Engine(Options options);
@@ -189,17 +193,19 @@ class Engine {
   std::optional<bool> is_from_client(const net::Packet& packet) const;
   void on_client(Time now, Flow& flow, const net::Packet& packet);
   void on_server(Time now, Flow& flow, const net::Packet& packet);
-  void on_syn(Time now, const net::FlowKey& key, const net::Packet& packet);
+  void on_copy(Time now, const FlowCopy& key, bool from_client, const net::Packet& packet);
+  void on_syn(Time now, const FlowCopy& key, const net::Packet& packet);
   void take_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   // Looks for the exchange boundary at which a flow without a session can be taken up.
   void watch_client_bytes(Time now, Flow& flow, const net::Packet& packet);
   void learn_protocol(const Flow& flow, const net::Packet& packet);
   bool is_exchange_behind_answer(const Flow& flow) const;
+  bool has_login(const Flow& flow) const { return options_.logins.contains(flow.key->server.port); }
   // `server_next`: the end of what the server had sent when it acknowledged last.
   void look_for_gap(Time now, Flow& flow, net::SequenceNumber server_next);
 
   // Null where memory for one more is lacking, which is counted.
-  Flow* add_flow(Time now, const net::FlowKey& key);
+  Flow* add_flow(Time now, const FlowCopy& key);
   bool room_for(size_t bytes) const;
   void end_flow(Time now, Flow& flow, CloseReason reason);
   void end_flow_if_finished(Time now, Flow& flow);
@@ -216,8 +222,11 @@ class Engine {
     Stream* stream;
     uint16_t target;  // number in the stream's targets
   };
-  std::variant<Way, ShedReason> way_for(const net::FlowKey& key,
+  std::variant<Way, ShedReason> way_for(const FlowCopy& key,
                                         net::Protocol protocol = net::Protocol::tcp) const;
+  bool is_without_way(const FlowCopy& key, net::Protocol protocol) const;
+  // Whether a packet of production's client makes a session of this copy.
+  bool opens_session(const FlowCopy& key, const net::Packet& packet) const;
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
                                                        const net::Packet* syn);
   Stream& stream_of(const SessionEntry& entry) { return *streams_[entry.stream]; }
@@ -241,13 +250,14 @@ class Engine {
     return sessions_.size() + datagram_flows_.size() >= options_.limits.sessions;
   }
 
-  // Of UDP. Why the datagram is not mirrored, if it isn't.
-  std::optional<ShedReason> mirror_datagram(Time now, const net::Packet& packet);
-  std::variant<Way, ShedReason> datagram_way_for(Time now, const net::FlowKey& key);
+  // Of UDP.
+  void on_datagram(Time now, const net::Packet& packet);
+  // Why the datagram is not mirrored, if it isn't.
+  std::optional<ShedReason> mirror_datagram(Time now, const FlowCopy& key,
+                                            const net::Packet& packet);
+  std::variant<Way, ShedReason> datagram_way_for(Time now, const FlowCopy& key);
   void on_answer(Stream& stream, const net::Packet& packet);
   bool is_datagram_for_production(const net::Packet& packet) const;
-  // Whether there is none for a session of a flow that is to have one.
-  bool is_without_room(const net::FlowKey& key, net::Protocol protocol) const;
   void end_datagram_flow(const DatagramFlow& flow, CloseReason reason);
   template <typename Which>
   void end_datagram_flows(CloseReason reason, Which&& which);
@@ -270,7 +280,8 @@ class Engine {
   // What connections to a port begin with, as far as one was seen that does.
   enum class Protocol : uint8_t { http, other };
   std::map<net::Port, Protocol> protocols_;
-  std::unordered_map<net::FlowKey, Flow> flows_;
+  std::unordered_map<FlowCopy, Flow> flows_;
+  uint16_t most_copies_ = 1;  // that there have been: when they are less, open sessions go on
   std::list<SessionEntry> sessions_;  // of all streams; the newest is the last
   TimerHeap flow_timers_;
   DatagramFlows datagram_flows_;

@@ -21,9 +21,17 @@ enum class Boundary : uint8_t {
   certain,  // the flow is new, or was seen idle behind an answer
 };
 
+// Traffic is multiplied by mirroring each connection as several flows, which know nothing of each
+// other.
+struct FlowCopy : net::FlowKey {
+  uint16_t copy = 0;
+
+  auto operator<=>(const FlowCopy&) const = default;
+};
+
 struct Flow : Timed {
-  const net::FlowKey* key = nullptr;  // where the engine keeps it
-  SessionEntry* session = nullptr;    // none: not mirrored, until the next exchange boundary
+  const FlowCopy* key = nullptr;    // where the engine keeps it
+  SessionEntry* session = nullptr;  // none: not mirrored, until the next exchange boundary
   Time last_seen;
 
   // The client's stream. While there is no session nothing is held, and next() is simply the end of
@@ -95,3 +103,11 @@ struct Flow : Timed {
 };
 
 }  // namespace trafficmirror::session
+
+// That of the first copy is the connection's own.
+template <>
+struct std::hash<trafficmirror::session::FlowCopy> {
+  size_t operator()(const trafficmirror::session::FlowCopy& key) const noexcept {
+    return std::hash<trafficmirror::net::FlowKey>()(key) + key.copy * 0x9e3779b97f4a7c15U;
+  }
+};

@@ -41,6 +41,10 @@ CloseReason reason_of(Connection::Ending ending) {
 }  // namespace
 
 void Session::client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen) {
+  if (login_) {
+    client_sent_in_login(now, bytes, answer_seen);
+    return;
+  }
   if (answer_seen) wait_for_turn(now, *answer_seen);
   if (connection_.end() == ClientOffset(0)) {
     began_at_ = now;
@@ -50,7 +54,18 @@ void Session::client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen a
   if (turns_.all_begun()) exchange_open_ = true;
 }
 
+void Session::client_finished(Time now, AnswerSeen answer_seen) {
+  if (login_)
+    client_left_in_login(now, answer_seen, std::nullopt);
+  else
+    leave(now, Farewell::fin, answer_seen);
+}
+
 void Session::client_reset(Time now, CloseReason reason) {
+  if (login_) {
+    client_left_in_login(now, std::nullopt, reason);
+    return;
+  }
   reset_reason_ = reason;
   if (farewell_ == Farewell::none) reset_unanswered_ = production_answer_ == 0;
   // Even a client that left without reading gives the shadow the time to answer, as production's
@@ -92,6 +107,7 @@ void Session::process(Time now, const net::Packet& packet, Counters& counters) {
   connection_.process(now, packet);
   counters.bytes_to_shadow += connection_.acknowledged() - acknowledged;
   counters.bytes_from_shadow += connection_.received() - received;
+  if (login_) shadow_sent_in_login(now, packet, counters);
 }
 
 // The turn rule: the shadow has all of the exchange before, and has answered it. That it has is
@@ -192,7 +208,7 @@ bool Session::goes_ahead(const Turn& turn, const Pacing& pacing) const {
 }
 
 void Session::take_turns(Time now, const Pacing& pacing, Counters& counters) {
-  if (held_) return;
+  if (held_ || login_) return;
   bool begun = false;
   while (!turns_.all_begun() && answered(now)) {
     if (connection_.shadow_finished() && !turns_.next_is_let_go() &&
@@ -256,6 +272,7 @@ bool Session::first_has_no_turn() const {
 
 Time Session::unsent_since() const {
   if (connection_.sent() == ClientOffset(0) && first_has_no_turn()) return began_at_;
+  if (login_) return held_back_since();
   const Turn* const first = turns_.first_unsent();
   return first != nullptr && first->begin < connection_.end() ? first->since : never;
 }
@@ -277,6 +294,7 @@ void Session::count_lags(Time now, ClientOffset sent_before, Counters& counters)
 }
 
 CloseReason Session::timeout_reason() const {
+  if (login_) return CloseReason::response_timeout;
   if (farewell_ == Farewell::reset && reset_unanswered_ &&
       connection_.acknowledged() == connection_.end())
     return reset_reason_;
@@ -284,7 +302,7 @@ CloseReason Session::timeout_reason() const {
 }
 
 Time Session::response_deadline() const {
-  if (turns_.all_begun() && farewell_ == Farewell::none) return never;
+  if (login_ ? !login_waits() : turns_.all_begun() && farewell_ == Farewell::none) return never;
   return std::max(waiting_since_, connection_.last_progress()) + connection_.give_up();
 }
 

@@ -9,6 +9,7 @@
 
 #include "sidecar/session/connection.h"
 #include "sidecar/session/counters.h"
+#include "sidecar/session/login.h"
 
 namespace trafficmirror::session {
 
@@ -49,7 +50,15 @@ class Session {
   };
   using AnswerSeen = std::optional<Seen>;
 
-  Session(const Connection::Options& options, Time now) : connection_(options, now) {}
+  Session(const Connection::Options& options, Time now);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Before anything else: what the client says first is a login, which the session holds itself.
+  void log_in(std::unique_ptr<Login> login);
+  // Null unless that has failed.
+  const Login::Failure* login_failure() const;
 
   // Until release() nothing of the client's is sent, only the SYN.
   void hold() { held_ = true; }
@@ -57,7 +66,7 @@ class Session {
 
   // -- what production did
   void client_sent(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen);
-  void client_finished(Time now, AnswerSeen answer_seen) { leave(now, Farewell::fin, answer_seen); }
+  void client_finished(Time now, AnswerSeen answer_seen);
   // Goes out as a RST behind everything before it. `reason` is what the session's end will be
   // counted as.
   void client_reset(Time now, CloseReason reason);
@@ -78,17 +87,19 @@ class Session {
   // Where a session ended as shadow_closed: what the next one, which takes its place, has to carry.
   // What was let go is no part of it, as the shadow may have read it. An exchange of which it is
   // not known where it begins can't be the first on a connection, and none of HTTP/2 can: its
-  // headers refer to earlier ones (RFC 7541 section 2.3.2).
+  // headers refer to earlier ones (RFC 7541 section 2.3.2). What is behind a login needs one first.
   bool has_rest() const {
     const Turn* const first = turns_.first_held_back();
     return closed_ == CloseReason::shadow_closed && first != nullptr && !first->sent_again &&
-           rhythm_ != Rhythm::http2;
+           rhythm_ != Rhythm::http2 && !has_login_;
   }
   void take_rest_of(Session& other);
 
   Connection& connection() { return connection_; }
   const Connection& connection() const { return connection_; }
-  size_t allocated() const { return connection_.allocated() + turns_.allocated(); }
+  size_t allocated() const {
+    return connection_.allocated() + turns_.allocated() + (login_ ? login_allocated() : 0);
+  }
 
  private:
   // The start of an exchange behind the one in hand.
@@ -168,6 +179,20 @@ class Session {
     http2,  // likewise, but more streams at once than production had may be too many
   };
 
+  // Until the login is over.
+  struct LoginInHand;
+  void client_sent_in_login(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen);
+  void client_left_in_login(Time now, std::optional<AnswerSeen> finished,
+                            std::optional<CloseReason> reset);
+  void shadow_sent_in_login(Time now, const net::Packet& packet, Counters& counters);
+  void hold_back(Time now, std::span<const uint8_t> bytes, AnswerSeen answer_seen);
+  void go_on_with_login(Time now);
+  void fail_login(CloseReason reason, std::string why);
+  void end_login(Time now);
+  bool login_waits() const;  // for the shadow
+  Time held_back_since() const;
+  size_t login_allocated() const;
+
   void leave(Time now, Farewell farewell, AnswerSeen answer_seen);
   void wait_for_turn(Time now, const Seen& seen);
   // Whether the exchange in hand is, so that the next may begin.
@@ -194,6 +219,7 @@ class Session {
 
   Connection connection_;
   TurnQueue turns_;
+  std::unique_ptr<LoginInHand> login_;  // null where there is none, and once it is over
   // Bytes of the shadow's that answered the exchanges before the one in hand, and those that
   // production has sent for the latest one so far.
   uint64_t received_before_ = 0;
@@ -204,6 +230,7 @@ class Session {
   Rhythm rhythm_ = Rhythm::turns;
   Farewell farewell_ = Farewell::none;
   bool held_ = false;
+  bool has_login_ = false;  // that began with one
   bool catching_up_ = false;
   Ahead ahead_ = Ahead::no;
   bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted

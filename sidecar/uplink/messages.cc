@@ -61,6 +61,7 @@ std::optional<program::Limits> to_limits(const v1::Configuration& message) {
   if (message.has_percent()) limits.percent = message.percent();
   if (message.has_max_sessions()) limits.max_sessions = message.max_sessions();
   if (message.has_max_rate()) limits.max_rate = message.max_rate();
+  if (message.has_copies()) limits.copies = message.copies();
   if (message.has_filter()) {
     auto compiled = program::FlowFilter::compile(message.filter());
     if (std::holds_alternative<std::string>(compiled)) return std::nullopt;

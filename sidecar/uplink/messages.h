@@ -42,9 +42,25 @@ bool for_each_header(std::string_view headers, Take&& take) {
         net::parse_packet({reinterpret_cast<const uint8_t*>(headers.data()), headers.size()}, 0);
     const auto* packet = std::get_if<net::Packet>(&parsed);
     if (!packet) return false;
-    take(*packet);
     // Only headers are there, so where one ends is where the next begins.
+    net::Packet header = *packet;
+    header.payload = {};
+    take(header);
     headers.remove_prefix(packet->header_length);
+  }
+  return true;
+}
+
+// The same for whole packets; false where one is cut, too.
+template <typename Take>
+bool for_each_reply(std::string_view packets, Take&& take) {
+  while (!packets.empty()) {
+    const auto parsed =
+        net::parse_packet({reinterpret_cast<const uint8_t*>(packets.data()), packets.size()}, 0);
+    const auto* packet = std::get_if<net::Packet>(&parsed);
+    if (!packet || packet->cut()) return false;
+    take(*packet);
+    packets.remove_prefix(packet->header_length + packet->payload_length);
   }
   return true;
 }

@@ -109,7 +109,9 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     hello.set_name(options.name);
     for (const net::Port port : options.ports) hello.add_ports(port.number);
     for (const net::Port port : options.udp_ports) hello.add_udp_ports(port.number);
+    for (const net::Port port : options.reply_ports) hello.add_reply_ports(port.number);
     hello.set_wants_identity(tls_ && tls_->from_environment());
+    hello.set_sends_directly(options.sends_directly);
   }
 
   // -- the owner's thread
@@ -218,6 +220,12 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
         Headers headers{std::move(*reading_.mutable_headers()->mutable_headers())};
         const size_t bytes = headers.bytes.size();
         shared_->push(std::move(headers), bytes);
+        break;
+      }
+      case v1::InterceptMessage::kReplies: {
+        Replies replies{std::move(*reading_.mutable_replies()->mutable_packets())};
+        const size_t bytes = replies.bytes.size();
+        shared_->push(std::move(replies), bytes);
         break;
       }
       case v1::InterceptMessage::kConfiguration:

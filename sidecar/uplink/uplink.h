@@ -23,6 +23,9 @@ namespace trafficmirror::uplink {
 struct Headers {  // IP and TCP headers of the shadow's packets, one behind the other
   std::string bytes;
 };
+struct Replies {  // whole packets of the shadow's, likewise
+  std::string bytes;
+};
 struct Configuration {  // replaces the one before
   program::Limits limits;
 };
@@ -30,7 +33,7 @@ struct Stop {};      // the program is to end
 struct StreamLost {  // in plain words, why; the uplink dials again
   std::string reason;
 };
-using Event = std::variant<Configuration, session::Lease, Headers, Stop, StreamLost>;
+using Event = std::variant<Configuration, session::Lease, Headers, Replies, Stop, StreamLost>;
 
 class Uplink {
  public:
@@ -43,6 +46,8 @@ class Uplink {
     std::string version;
     std::vector<net::Port> ports;  // of TCP
     std::vector<net::Port> udp_ports{};
+    bool sends_directly = false;           // no packets come up the stream
+    std::vector<net::Port> reply_ports{};  // those of which the first replies are needed whole
   };
   struct Counters {
     uint64_t streams = 0;          // that got a lease

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "intercept/batch.h"
+#include "net/batch.h"
 #include "net/checksum.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -58,7 +58,7 @@ void check_round_trip(const net::Packet& packet) {
                                       again->payload.begin(), again->payload.end()),
           "the payload is the same");
   require(net::checksum_holds(*again, as_bytes(text)), "its checksum holds");
-  require(trafficmirror::intercept::first_packet_length(as_bytes(text)) == text.size(),
+  require(trafficmirror::net::first_packet_length(as_bytes(text)) == text.size(),
           "it says its own length");
 }
 
@@ -77,7 +77,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint16_t cut_off = input.u16();
   const std::span<const uint8_t> bytes = input.rest();
   check_checksum(bytes);
-  const auto length = trafficmirror::intercept::first_packet_length(bytes);
+  const auto length = trafficmirror::net::first_packet_length(bytes);
   require(!length || *length <= bytes.size(), "the first packet lies in the bytes");
 
   const auto parsed = net::parse_packet(bytes, bytes.size() + cut_off);

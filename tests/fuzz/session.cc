@@ -187,6 +187,7 @@ class Run {
         limits.filter = [](const net::FlowKey& key, net::Protocol) {
           return key.server.port == net::Port{80};
         };
+      if (how % 8 == 3) limits.copies = 1 + (how >> 6);
       limits.rate = how % 64 < 16 ? how % 16U : 0;
       limits.pacing.turns = static_cast<session::Turns>(how % 3);
       if ((how & 16) != 0) limits.pacing.max_lag = milliseconds(how);

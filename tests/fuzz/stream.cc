@@ -1,6 +1,7 @@
 // The stream between sidecar and intercept, as a hostile peer may fill it. Up: whatever batches
 // come, the relay passes nothing on that the lease does not allow. Down: leases and batches of
 // headers are read or turned down; what the relay sends down can be read.
+#include <array>
 #include <cstring>
 #include <memory>
 #include <set>
@@ -9,8 +10,8 @@
 
 #include <spdlog/spdlog.h>
 
-#include "intercept/batch.h"
 #include "intercept/relay.h"
+#include "net/batch.h"
 #include "sidecar/session/source_ports.h"
 #include "sidecar/uplink/messages.h"
 #include "tests/fuzz/fuzz.h"
@@ -21,6 +22,7 @@ namespace {
 
 using intercept::PortRange;
 using intercept::Relay;
+using intercept::Sender;
 using intercept::StreamId;
 using intercept::Target;
 
@@ -76,6 +78,13 @@ class Down : public intercept::Downlink {
     require(uplink::for_each_header(batch, [&](const net::Packet&) { ++read; }),
             "what goes down can be read");
     require(read == count, "and is as many headers as it says");
+    batch.clear();
+  }
+  void replies(std::string& batch, size_t count) override {
+    size_t read = 0;
+    require(uplink::for_each_reply(batch, [&](const net::Packet&) { ++read; }),
+            "whole packets that go down can be read");
+    require(read == count, "and are as many as it says");
     batch.clear();
   }
   void lease_changed() override {}
@@ -150,7 +159,7 @@ class Intercept {
     size_t at = 0;
     while (at < syns.size()) {
       const auto bytes = as_bytes(std::string_view(syns).substr(at));
-      const auto length = intercept::first_packet_length(bytes);
+      const auto length = net::first_packet_length(bytes);
       require(length.has_value(), "what the relay sends is whole");
       at += *length;
       const auto parsed = net::parse_packet(bytes.first(*length), *length);
@@ -167,7 +176,9 @@ class Intercept {
 
   void open(size_t stream) {
     if (streams_[stream]) return;
-    const auto opened = relay_.open("pod-1", production_ports(stream), std::make_shared<Down>());
+    constexpr std::array<uint16_t, 3> reply_ports = {80, 6379, 53};
+    const auto opened = relay_.open("pod-1", production_ports(stream), std::make_shared<Down>(),
+                                    Sender::intercept, reply_ports);
     if (const auto* id = std::get_if<StreamId>(&opened)) streams_[stream] = *id;
   }
 
@@ -244,7 +255,7 @@ class Intercept {
     if (!checking_) proofs_ += packets;
     while (!packets.empty()) {
       const auto bytes = as_bytes(packets);
-      const auto length = intercept::first_packet_length(bytes);
+      const auto length = net::first_packet_length(bytes);
       require(length.has_value(), "what is injected is whole");
       const Ends ends = ends_of(bytes.first(*length));
       if (checking_)
@@ -322,6 +333,12 @@ void fuzz_headers(Input& input) {
     total += packet.header_length;
   });
   require(whole ? total == bytes.size() : total < bytes.size(), "a batch is read to its end");
+  total = 0;
+  uplink::for_each_reply(as_text(bytes), [&](const net::Packet& packet) {
+    require(!packet.cut(), "a reply is whole");
+    total += packet.header_length + packet.payload_length;
+  });
+  require(total <= bytes.size(), "and is of the batch");
 }
 
 }  // namespace

@@ -307,6 +307,9 @@ class Lab:
             # Duplicate address detection would keep IPv6 silent for the first second or two.
             for interfaces in ("all", "default"):
                 self._sysctl(host, f"net/ipv6/conf/{interfaces}/accept_dad", 0)
+        for interfaces in ("all", "default"):
+            # The network lets every source pass, whatever this machine does.
+            self._sysctl(self.router, f"net/ipv4/conf/{interfaces}/rp_filter", 0)
         links = ["link set lo up"]
         for host in self.hosts:
             n = host._number
@@ -509,8 +512,9 @@ class Lab:
     def dnsmasq(self, host):
         return Dnsmasq(self, host)
 
-    def postgres(self, host, port=5432):
-        """With a database `postgres` and a user `postgres` that needs no password."""
+    def postgres(self, host, port=5432, **changed):
+        """With a database `postgres` and a user `postgres` that needs no password; what is changed
+        are settings."""
         programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
         if not programs:
             raise LabError("postgresql is missing")
@@ -536,6 +540,7 @@ class Lab:
             "ssl": "off",
             "max_connections": 50,
             "dynamic_shared_memory_type": "mmap",  # nothing outside its directory
+            **changed,
         }
         command = [*as_postgres, f"{programs[-1]}/postgres", "-D", data]
         for name, value in settings.items():
@@ -546,6 +551,29 @@ class Lab:
             return host.run(query, check=False, environment=NO_TLS).returncode == 0
 
         return self.start_ready(host, command, f"postgres-{host.name}", answers, 30)
+
+    def mariadb(self, host, port=3306):
+        """With a database `test`; the user `root` needs no password at the socket of the result."""
+        if shutil.which("mariadbd") is None:
+            raise LabError("mariadb-server is missing")
+        data = self.path(f"mariadb-{host.name}")
+        os.makedirs(data)
+        shutil.chown(data, "mysql", "mysql")
+        common = ["--no-defaults", "--user=mysql", f"--datadir={data}"]
+        install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal"]
+        host.run([*install, "--skip-test-db"])
+        unix = os.path.join(data, "socket")
+        command = ["mariadbd", *common, f"--socket={unix}", "--bind-address=*", f"--port={port}"]
+        command += ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"]
+        command += ["--innodb-buffer-pool-size=16M", "--performance-schema=off"]
+        query = ["mariadb", "--no-defaults", f"--socket={unix}", "-uroot", "-e"]
+
+        def answers():
+            return host.run([*query, "select 1"], check=False).returncode == 0
+
+        self.start_ready(host, command, f"mariadb-{host.name}", answers, 30)
+        host.run([*query, "create database test"])
+        return query
 
     # --- the load -----------------------------------------------------------------------------
 
@@ -764,7 +792,7 @@ http {{
 class Sink(Server):
     """Reads each request whole and keeps its id, length and SHA-256; may answer late."""
 
-    def __init__(self, lab, host, port, delay=0.0, unix=None, name=None):
+    def __init__(self, lab, host, port, delay=0.0, one_at_a_time=False, unix=None, name=None):
         self.host = host
         self.port = port
         self.name = name or f"sink-{host.name}"
@@ -773,6 +801,7 @@ class Sink(Server):
         self._unix = unix
         self._command = [sys.executable, os.path.join(HERE, "sink.py"), "--log", self.log_file]
         self._command += ["--delay", str(delay)]
+        self._command += ["--one-at-a-time"] if one_at_a_time else []
         self._command += ["--unix", unix] if unix else ["--port", str(port)]
         self.start()
 

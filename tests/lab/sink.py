@@ -1,6 +1,7 @@
 """An HTTP/1.1 server that reads each request whole and writes `ID LENGTH SHA-256` of it to a file.
 
-It answers 200, on request late: `--delay 0.2`.
+It answers 200, on request late: `--delay 0.2`. With `--one-at-a-time` the delay is what a request takes, and the next one
+waits for it.
 """
 
 import argparse
@@ -14,9 +15,12 @@ HEAD_LIMIT = 65536
 class Connection(asyncio.Protocol):
     """One connection. Pipelined requests are answered in turn."""
 
-    def __init__(self, log, delay):
+    free_at = 0.0  # the only one who serves
+
+    def __init__(self, log, delay, one_at_a_time):
         self._log = log
         self._delay = delay
+        self._one_at_a_time = one_at_a_time
         self._head = bytearray()
         self._left = 0  # of the body in hand
         self._length = 0
@@ -63,7 +67,11 @@ class Connection(asyncio.Protocol):
         self._log.flush()
         self._digest = None
         self._answers += 1
-        if self._delay > 0:
+        if self._one_at_a_time:
+            loop = asyncio.get_running_loop()
+            Connection.free_at = max(Connection.free_at, loop.time()) + self._delay
+            loop.call_at(Connection.free_at, self._answer, self._keep)
+        elif self._delay > 0:
             asyncio.get_running_loop().call_later(self._delay, self._answer, self._keep)
         else:
             self._answer(self._keep)
@@ -86,7 +94,7 @@ async def serve(options):
     with open(options.log, "a") as log:
 
         def connection():
-            return Connection(log, options.delay)
+            return Connection(log, options.delay, options.one_at_a_time)
 
         if options.unix:
             server = await loop.create_unix_server(connection, options.unix)
@@ -100,6 +108,7 @@ def main():
     parser.add_argument("--port", type=int)
     parser.add_argument("--unix")
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--one-at-a-time", action="store_true")
     parser.add_argument("--log", required=True)
     asyncio.run(serve(parser.parse_args()))
 

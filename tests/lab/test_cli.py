@@ -1,5 +1,6 @@
 """What an operator meets: one line that names what is wrong, exit codes, nothing left behind."""
 
+import os
 import socket
 
 import labtest
@@ -75,11 +76,31 @@ class CommandLine(labtest.LabTest):
         self.assert_refused(lab.production, self.sidecar(over_lag="drop"), "--over-lag")
         self.assert_refused(lab.production, self.sidecar(max_rate=0), "--max-rate")
         self.assert_refused(lab.production, self.sidecar(filter="prot 80"), "--filter")
+        self.assert_refused(lab.production, self.sidecar(protocol="80=ftp"), "--protocol")
+        command = self.sidecar(protocol="81=mysql")
+        self.assert_refused(lab.production, command, "--protocol 81", "--port")
         self.assert_refused(lab.intercept, self.intercept(filter="prot 80"), "--filter")
         self.assert_refused(lab.intercept, self.intercept(target="80"), "--target")
         self.assert_refused(lab.intercept, self.intercept(source_ports="9-1"), "--source-ports")
         command = self.intercept(client_address="preserve")
         self.assert_refused(lab.intercept, command, "--client-address")
+
+    def test_wrong_credentials(self):
+        path = self.lab.path("credentials.yaml")
+        command = self.sidecar(credentials=path)
+        self.assert_refused(self.lab.production, command, "--credentials", "--protocol")
+        command = self.sidecar(credentials=path, protocol="80=postgresql")
+        self.assert_refused(self.lab.production, command, path, "can't be read")
+        for text, words in (
+            ("postgresql:\n  app: [secret]\n", "line 2: behind a user there has to be a password"),
+            ("postgresql: secret\n", "line 1: behind a protocol there has to be a map"),
+            ("ftp:\n  app: secret\n", "line 1: a key has to be a protocol, postgresql or mysql"),
+            ("[secret]\n", "line 1: it has to be a map of protocols"),
+            ("a: {secret\n", "it is no YAML"),
+        ):
+            with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(text)
+            self.assert_refused(self.lab.production, command, path, words)
 
     def test_unknown_interface(self):
         lab = self.lab

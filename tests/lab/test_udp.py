@@ -109,6 +109,31 @@ class Udp(labtest.LabTest):
     def test_dns_by_libpcap(self):
         self.mirror_questions(4, "pcap")
 
+    def test_sent_directly(self):
+        """By the sidecar itself; the intercept returns the answers' headers."""
+        asked = names("direct", 200)
+        for delivery in ("direct", "direct-link"):
+            with self.subTest(delivery), Lab() as lab:
+                lab.dnsmasq(lab.production)
+                shadow = lab.dnsmasq(lab.shadow)
+                mirror = lab.mirror("53/udp", sidecar={"delivery": delivery})
+                self.ask(lab, asked)
+                self.assert_same_requests(asked, shadow)
+                found = self.assert_mirrored(mirror, len(asked))
+                self.assertEqual(found.total("trafficmirror_injected_packets_total"), len(asked))
+                self.assertEqual(found.total("trafficmirror_inject_errors_total"), 0)
+
+    def test_copies(self):
+        asked = names("copy", 200)
+        with Lab() as lab:
+            lab.dnsmasq(lab.production)
+            shadow = lab.dnsmasq(lab.shadow)
+            mirror = lab.mirror("53/udp", sidecar={"copies": 3})
+            self.ask(lab, asked)
+            found = self.assert_mirrored(mirror, 3 * len(asked))
+            self.assertEqual(found.total("trafficmirror_sessions_opened_total"), 3 * 20)
+            self.assertEqual(collections.Counter(shadow.ids()), {name: 3 for name in asked})
+
     def test_a_port_for_each_question(self):
         """More of them, in the end, than there are source ports."""
         asked = names("port", 600)

@@ -2,6 +2,7 @@
 // flow is over.
 #include <deque>
 #include <numeric>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -216,6 +217,50 @@ TEST_F(Datagrams, LimitsAreThoseOfAllSessions) {
   ask(client(1));
   EXPECT_EQ(shed(ShedReason::memory_limit), 1U);
   expect_sums_close();
+}
+
+TEST_F(Datagrams, CopiesAreFlowsOfTheirOwn) {
+  Limits limits;
+  limits.copies = 3;
+  engine.set_limits(now, limits);
+  ask(client(1));
+  ASSERT_EQ(sent.size(), 3U);
+  const std::set<net::Endpoint> sources{sent[0].source, sent[1].source, sent[2].source};
+  EXPECT_EQ(sources.size(), 3U);
+  EXPECT_EQ(counters().flows, 3U);
+  answer(sent[0]);
+  answer(sent[1]);
+  EXPECT_EQ(counters().exchanges, 2U);
+  ask(client(1));
+  ASSERT_EQ(sent.size(), 6U);
+  EXPECT_TRUE(sources.contains(sent[3].source)) << "each client's copy has one port";
+  ask(client(2));
+  EXPECT_EQ(sent.size(), 7U);
+  EXPECT_EQ(shed(ShedReason::no_source_port), 2U) << "each copy is counted";
+  limits.copies = 1;
+  engine.set_limits(now, limits);
+  ask(client(1));
+  EXPECT_EQ(sent.size(), 8U);
+  EXPECT_EQ(sent[7].source, sent[0].source);
+  pass(minutes(2));
+  EXPECT_EQ(counters().active, 0U);
+  EXPECT_EQ(counters().memory, 0U);
+  expect_sums_close();
+}
+
+TEST_F(Datagrams, AReplayWaitsForRoomForAllCopies) {
+  Limits limits;
+  limits.copies = 3;
+  limits.sessions = 5;
+  engine.set_limits(now, limits);
+  const std::string first = tests::datagram(client(1), server, "question");
+  const std::string second = tests::datagram(client(2), server, "question");
+  EXPECT_FALSE(engine.congested(tests::parsed(first)));
+  ask(client(1));
+  EXPECT_FALSE(engine.congested(tests::parsed(first))) << "its sessions are there";
+  EXPECT_TRUE(engine.congested(tests::parsed(second)));
+  pass(seconds(10));
+  EXPECT_FALSE(engine.congested(tests::parsed(second)));
 }
 
 TEST_F(Datagrams, APercentageIsOfTheClients) {

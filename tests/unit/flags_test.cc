@@ -290,6 +290,12 @@ TEST(Limits, AreReadAndRefused) {
   for (const char* wrong : {"0", "-1", "1.5", "4294967296", "10/s"})
     EXPECT_EQ(read({"--max-rate", wrong}),
               Read("--max-rate " + std::string(wrong) + ": is no count; write a number from 1 on"));
+  EXPECT_EQ(read({"--copies", "1000"}),
+            Read(Limits{.percent = {}, .max_sessions = {}, .copies = 1000}));
+  for (const char* wrong : {"0", "1001", "two"})
+    EXPECT_EQ(read({"--copies", wrong}),
+              Read("--copies " + std::string(wrong) +
+                   ": is no number of copies; write a number from 1 to 1000"));
   EXPECT_EQ(std::get<Limits>(read({"--filter", "port 80"})).filter->expression(), "port 80");
   EXPECT_EQ(
       read({"--filter", "prot 80"}),
@@ -312,7 +318,8 @@ TEST(Limits, OneGoesBeforeTheOther) {
                      .max_lag = std::chrono::seconds(1),
                      .over_lag = OverLag::catch_up,
                      .max_rate = 7,
-                     .filter = std::get<FlowFilter>(FlowFilter::compile("port 7"))};
+                     .filter = std::get<FlowFilter>(FlowFilter::compile("port 7")),
+                     .copies = 2};
   EXPECT_EQ(Limits{}.over(paced), paced);
   const Limits otherwise{.percent = {},
                          .max_sessions = {},
@@ -320,7 +327,8 @@ TEST(Limits, OneGoesBeforeTheOther) {
                          .max_lag = std::chrono::seconds(2),
                          .over_lag = OverLag::shed,
                          .max_rate = 8,
-                         .filter = std::get<FlowFilter>(FlowFilter::compile("port 8"))};
+                         .filter = std::get<FlowFilter>(FlowFilter::compile("port 8")),
+                         .copies = 3};
   EXPECT_EQ(otherwise.over(paced), otherwise);
 }
 

@@ -3,10 +3,10 @@
 
 #include <gtest/gtest.h>
 
-#include "intercept/batch.h"
 #include "intercept/kernel_state.h"
 #include "intercept/lease.h"
 #include "intercept/options.h"
+#include "net/batch.h"
 #include "tests/unit/tcp_packets.h"
 
 namespace trafficmirror::intercept {
@@ -216,6 +216,61 @@ TEST(Lease, AStreamThatEndsResetsWhatIsOpen) {
   }
 }
 
+// Of a sidecar that sends by itself only the shadow's packets pass.
+TEST(Lease, ASessionSentElsewhereIsKnownByTheShadowsAnswers) {
+  constexpr net::TcpFlags syn_ack{.syn = true, .ack = true}, ack{.ack = true},
+      fin{.fin = true, .ack = true}, rst{.rst = true}, rst_ack{.rst = true, .ack = true};
+  using Arrival = LeaseBook::Arrival;
+  const struct {
+    const char* description;
+    std::vector<std::pair<Step, Arrival>> steps;
+    std::vector<uint32_t> sequences;  // of the RSTs when the stream ends
+  } cases[] = {
+      {"refused", {{received(rst_ack, 101), Arrival::session}}, {}},
+      {"no SYN was answered", {{received(ack, 101), Arrival::closed_port}}, {}},
+      {"handshake", {{received(syn_ack, 101), Arrival::session}}, {101}},
+      {"data acknowledged",
+       {{received(syn_ack, 101), Arrival::session}, {received(ack, 111), Arrival::session}},
+       {111}},
+      {"numbers wrap",
+       {{received(syn_ack, 0xffffffff), Arrival::session}, {received(ack, 9), Arrival::session}},
+       {9}},
+      {"reset by the shadow",
+       {{received(syn_ack, 101), Arrival::session}, {received(rst, 0), Arrival::session}},
+       {}},
+      {"the shadow has finished",
+       {{received(syn_ack, 101), Arrival::session}, {received(fin, 102), Arrival::session}},
+       {}},
+      {"the port used again",
+       {{received(syn_ack, 101), Arrival::session},
+        {received(fin, 102), Arrival::session},
+        {received(syn_ack, 501), Arrival::session}},
+       {501}},
+  };
+  for (const auto& each : cases) {
+    LeaseBook leases = book();
+    const StreamId stream = *leases.open(http, Sender::sidecar);
+    for (const auto& [step, arrival] : each.steps) {
+      const auto arrived = leases.arrive(parsed(packet(shadow, from(10500), step.segment)));
+      EXPECT_EQ(arrived.what, arrival) << each.description;
+      EXPECT_EQ(arrived.stream, stream);
+    }
+    const auto stranger = [&](const std::string& source, uint16_t to) {
+      return leases.arrive(parsed(packet(source, from(to), received(syn_ack, 101).segment))).what;
+    };
+    EXPECT_EQ(stranger("10.0.0.6:6379", 10500), Arrival::closed_port) << "no target of its ports";
+    EXPECT_EQ(stranger(shadow, 20000), Arrival::closed_port) << "a port nobody has";
+    std::vector<std::string> expected;
+    for (const uint32_t sequence : each.sequences)
+      expected.push_back("10.0.1.2:10500 > 10.0.0.5:8080 RST seq " + std::to_string(sequence) +
+                         " ack 0 len 0");
+    std::string resets;
+    EXPECT_EQ(leases.close(stream, resets), expected.size()) << each.description;
+    EXPECT_EQ(describe_all(resets), expected) << each.description;
+    EXPECT_EQ(stranger(shadow, 10500), Arrival::closed_port) << "the stream is gone";
+  }
+}
+
 TEST(Lease, TheNextStreamDoesNotInheritConnections) {
   LeaseBook leases = book({10001, 10256});
   std::string resets;
@@ -258,19 +313,22 @@ TEST(ClosedPort, AnswersAsRfc9293Says) {
 TEST(Batch, APacketHasToSayHowLongItIs) {
   const std::string ipv4 = packet(from(10001), shadow, {.payload = "hello"});
   const std::string ipv6 = packet("[fd00::2]:1", "[fd00::5]:2", {.payload = "hello"});
-  EXPECT_EQ(first_packet_length(tests::bytes_of(ipv4 + "more")), ipv4.size());
-  EXPECT_EQ(first_packet_length(tests::bytes_of(ipv6 + "more")), ipv6.size());
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv4.substr(0, ipv4.size() - 1)))) << "cut";
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv6.substr(0, ipv6.size() - 1)))) << "cut";
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(ipv6.substr(0, 30))));
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(std::string(60, '\0')))) << "no IP version";
+  EXPECT_EQ(net::first_packet_length(tests::bytes_of(ipv4 + "more")), ipv4.size());
+  EXPECT_EQ(net::first_packet_length(tests::bytes_of(ipv6 + "more")), ipv6.size());
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(ipv4.substr(0, ipv4.size() - 1)))) << "cut";
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(ipv6.substr(0, ipv6.size() - 1)))) << "cut";
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(ipv6.substr(0, 30))));
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(std::string(60, '\0')))) << "no IP version";
   std::string no_length = ipv4;
   no_length[2] = no_length[3] = 0;
-  EXPECT_FALSE(first_packet_length(tests::bytes_of(no_length)));
+  EXPECT_FALSE(net::first_packet_length(tests::bytes_of(no_length)));
 }
+
 TEST(Lease, DatagramsPassBetweenLeasedPortsAndTargetsOfTheirs) {
   LeaseBook leases = book();
-  const StreamId stream = *leases.open(std::array{net::ProductionPort{53, net::Protocol::udp}});
+  const StreamId stream = *leases.open(std::array{net::ProductionPort{53, net::Protocol::udp}},
+                                       Sender::intercept, std::array<uint16_t, 1>{53});
+  EXPECT_TRUE(leases.whole_from().empty()) << "reply ports are TCP's";
   const StreamId other = *leases.open(http);
   const std::string dns = "10.0.0.6:53";
   const auto send = [&](StreamId by, const std::string& source, const std::string& destination) {

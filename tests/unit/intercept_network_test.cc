@@ -15,15 +15,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "intercept/descriptor.h"
-#include "intercept/inject.h"
+#include "inject/inject.h"
+#include "inject/link_injector.h"
+#include "inject/next_hop.h"
 #include "intercept/intercept.h"
 #include "intercept/kernel_state.h"
-#include "intercept/next_hop.h"
 #include "intercept/path.h"
 #include "intercept/socket_address.h"
 #include "intercept/tap.h"
 #include "net/bytes.h"
+#include "program/descriptor.h"
 #include "program/start_error.h"
 #include "tests/unit/network_namespace.h"
 #include "tests/unit/tcp_packets.h"
@@ -32,6 +33,10 @@
 namespace trafficmirror::intercept {
 namespace {
 
+using inject::InjectError;
+using inject::Injector;
+using inject::look_up_next_hop;
+using program::Descriptor;
 using testing_network::NetworkNamespace;
 using tests::describe;
 using tests::packet;
@@ -181,9 +186,9 @@ TEST_F(InterceptNetwork, TheKernelsStateIsMadeHeldAndRemoved) {
 
 TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   Counters counters;
-  Injector injector("here", counters);
+  Injector injector("here", counters.injected);
   const auto errors = [&](InjectError error) {
-    return counters.inject_errors[static_cast<size_t>(error)].load();
+    return counters.injected.errors[static_cast<size_t>(error)].load();
   };
   const Segment data{.sequence = 1, .flags = ack, .payload = std::string(100, 'x')};
   const std::string good = packet("10.99.0.1:10001", "10.99.0.2:9", data);
@@ -192,8 +197,8 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   const std::string no_route = packet("[fd99::1]:10001", "[fd00::1]:9", data);
   const std::string good_v6 = packet("[fd99::1]:10001", "[fd99::2]:9", data);
   injector.send(good + too_long + good_v6 + no_route + good);
-  EXPECT_EQ(counters.injected_packets, 3u);
-  EXPECT_EQ(counters.injected_bytes, 2 * good.size() + good_v6.size());
+  EXPECT_EQ(counters.injected.packets, 3u);
+  EXPECT_EQ(counters.injected.bytes, 2 * good.size() + good_v6.size());
   EXPECT_EQ(errors(InjectError::too_long), 1u);
   EXPECT_EQ(errors(InjectError::unreachable), 1u);
 
@@ -207,7 +212,7 @@ TEST_F(InterceptNetwork, FailedSendsAreCountedByReason) {
   std::string many;
   for (int i = 0; i < 1000; ++i) many += good;
   injector.send(many);
-  EXPECT_EQ(counters.injected_packets, 1003u);
+  EXPECT_EQ(counters.injected.packets, 1003u);
 }
 
 TEST_F(InterceptNetwork, SegmentsOfABulkUploadTravelTogetherWhereTheWayIsPlainEthernet) {
@@ -232,15 +237,15 @@ TEST_F(InterceptNetwork, SegmentsOfABulkUploadTravelTogetherWhereTheWayIsPlainEt
   uint16_t port = 10100;
   const auto first_length = [&](const char* source, const char* destination) {
     Counters counters;
-    Injector injector("here", counters);
+    Injector injector("here", counters.injected);
     ++port;
     std::string packets;
     for (const uint32_t sequence : {1, 1001, 2001})
       packets += packet(source + std::to_string(port), destination,
                         {.sequence = sequence, .flags = ack, .payload = std::string(1000, 'x')});
     injector.send(packets);
-    EXPECT_EQ(counters.injected_packets, 3u);
-    EXPECT_EQ(counters.injected_bytes, packets.size());
+    EXPECT_EQ(counters.injected.packets, 3u);
+    EXPECT_EQ(counters.injected.bytes, packets.size());
     return next_length_of_port(port);
   };
   NetworkNamespace::run("ip neighbour flush dev here");
@@ -263,6 +268,55 @@ TEST_F(InterceptNetwork, SegmentsOfABulkUploadTravelTogetherWhereTheWayIsPlainEt
   NetworkNamespace::run("ip xfrm policy flush");
 }
 
+// The kernel finds the neighbour out by the first packet; from then on its rules are passed by.
+TEST_F(InterceptNetwork, TheLinkTakesWholePackets) {
+  inject::Counters counters;
+  inject::LinkInjector injector("here", counters);
+  NetworkNamespace::run("ip neighbour flush dev here");
+  Descriptor seen;
+  at_shadow(
+      [&] { seen = Descriptor(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, htons(ETH_P_ALL))); });
+  const auto arrives = [&](uint16_t port) {
+    std::array<uint8_t, 65536> bytes;
+    pollfd waited{seen.get(), POLLIN, 0};
+    while (::poll(&waited, 1, 10'000) > 0) {
+      const ssize_t size = ::recv(seen.get(), bytes.data(), bytes.size(), 0);
+      const std::span<const uint8_t> whole(bytes.data(), static_cast<size_t>(size));
+      const auto parsed = net::parse_packet(whole, whole.size());
+      const auto* packet = std::get_if<net::Packet>(&parsed);
+      if (packet && packet->source.port.number == port)
+        return net::checksum_holds(*packet, whole) && packet->payload_length == 1000;
+    }
+    return false;
+  };
+  const Segment data{.sequence = 1, .flags = ack, .payload = std::string(1000, 'x')};
+  uint16_t port = 10300;
+  // Sources of other hosts.
+  for (const auto& [source, destination] :
+       {std::pair("10.98.0.7:", "10.99.0.2:9"), std::pair("[fd98::7]:", "[fd99::2]:9")}) {
+    ++port;
+    injector.send(packet(source + std::to_string(port), destination, data));
+    EXPECT_TRUE(arrives(port)) << "sent by the kernel";
+    const net::IpAddress neighbour = net::Endpoint::parse(destination)->address;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!look_up_next_hop("here", neighbour) && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::yield();
+    inject::LinkInjector fresh("here", counters);
+    NetworkNamespace::run(
+        "nft add table inet t && nft add chain inet t c '{ type filter hook output priority 0; }'"
+        " && nft add rule inet t c meta l4proto tcp drop");
+    ++port;
+    fresh.send(packet(source + std::to_string(port), destination, data));
+    NetworkNamespace::run("nft delete table inet t");
+    EXPECT_TRUE(arrives(port)) << destination;
+  }
+  EXPECT_EQ(counters.packets, 4u);
+  EXPECT_EQ(counters.bytes, 2 * (1040u + 1060u));
+  injector.send(packet("10.98.0.7:10400", "10.99.0.2:9", {.payload = std::string(2000, 'x')}));
+  EXPECT_EQ(counters.errors[static_cast<size_t>(InjectError::too_long)], 1u);
+  EXPECT_THROW(inject::LinkInjector("none", counters), program::StartError);
+}
+
 TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
   Counters counters;
   Tap tap("here", {20000, 20010}, counters);
@@ -277,7 +331,7 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
   });
   at_shadow([] {
     Counters of_shadow;
-    Injector injector("there", of_shadow);
+    Injector injector("there", of_shadow.injected);
     const Segment data{.sequence = 7, .flags = ack, .payload = std::string(1000, 'x')};
     std::string packets;
     for (const char* to : {"10.99.0.1:19999", "10.99.0.1:20000", "10.99.0.1:20011",
@@ -293,10 +347,49 @@ TEST_F(InterceptNetwork, TheTapSeesHeadersForItsPortsOnly) {
   EXPECT_EQ(counters.tap_packets, 3u);
 }
 
+TEST_F(InterceptNetwork, TheTapSeesPacketsWholeFromPortsOfWhichItIsToldSo) {
+  Counters counters;
+  Tap tap("here", {20000, 20010}, counters);
+  tap.copy_whole({79, 80});
+  std::vector<size_t> seen;
+  std::thread thread([&] {
+    tap.run([&](std::span<const Tap::Headers> packets) {
+      for (const Tap::Headers each : packets) {
+        const auto packet =
+            tests::parsed({reinterpret_cast<const char*>(each.data()), each.size()});
+        const std::string text(packet.payload.begin(), packet.payload.end());
+        EXPECT_EQ(text.find_first_not_of(packet.source.port.number == 80 ? "ab" : "x"),
+                  std::string::npos);
+        seen.push_back(text.size());
+        if (packet.destination.port.number == 20010) tap.stop();
+      }
+    });
+  });
+  at_shadow([] {
+    Counters of_shadow;
+    Injector injector("there", of_shadow.injected);
+    const auto of = [](size_t size, char what) {
+      return Segment{.sequence = 7, .flags = ack, .payload = std::string(size, what)};
+    };
+    injector.send(packet("10.99.0.2:80", "10.99.0.1:20000", of(1000, 'a')) +
+                  packet("10.99.0.2:81", "10.99.0.1:20000", of(1000, 'x')) +
+                  packet("10.99.0.2:80", "10.99.0.1:20000", of(30, 'b')) +
+                  packet("[fd99::2]:80", "[fd99::1]:20000", of(1200, 'b')) +
+                  packet("[fd99::2]:81", "[fd99::1]:20010", of(1200, 'x')));
+  });
+  thread.join();
+  ASSERT_EQ(seen.size(), 5u);
+  EXPECT_EQ(seen[0], 1000u);
+  EXPECT_LT(seen[1], 200u);
+  EXPECT_EQ(seen[2], 30u);
+  EXPECT_EQ(seen[3], 1200u);
+  EXPECT_LT(seen[4], 200u);
+}
+
 // A router's "packet too big" comes for the injected packets, which no socket of this host's knows.
 TEST_F(InterceptNetwork, AShorterPathIsLearned) {
   Counters counters;
-  Injector injector("here", counters);
+  Injector injector("here", counters.injected);
   const std::string sent = packet("[fd99::1]:10001", "[fd99::2]:9", {.flags = ack});
   injector.send(sent);
   at_shadow([&] {
@@ -550,7 +643,7 @@ TEST_F(InterceptNetwork, ASessionOfAKilledRunIsReset) {
     // What a run was up to when it was killed.
     const KernelState state({"here", {10000, 12000}, {*net::IpAddress::parse("10.99.0.1")}});
     Counters counters;
-    Injector injector("here", counters);
+    Injector injector("here", counters.injected);
     Tap tap("here", {10000, 12000}, counters);
     injector.send(packet(source, target, {.sequence = 1000, .flags = syn}));
     tap.run([&](std::span<const Tap::Headers> headers) {

@@ -29,12 +29,18 @@ struct FakeDownlink : Downlink {
     batches.push_back(batch);
     batch.clear();
   }
+  void replies(std::string& batch, size_t count) override {
+    EXPECT_EQ(tests::split(batch, true).size(), count);
+    whole.push_back(batch);
+    batch.clear();
+  }
   void lease_changed() override { ++lease_changes; }
   void configuration_changed() override { ++configuration_changes; }
   void drain() override { drained = true; }
   void end(const std::string& reason) override { ended = reason; }
 
   std::vector<std::string> batches;
+  std::vector<std::string> whole;
   int lease_changes = 0;
   int configuration_changes = 0;
   bool drained = false;
@@ -255,6 +261,45 @@ TEST_F(RelayTest, HeadersGoToTheirStreamWithoutPayload) {
   EXPECT_EQ(describe(headers[1]), "10.0.0.5:8080 > 10.0.1.2:10001 ACK seq 6 ack 2 len 6");
   EXPECT_EQ(other->batches.size(), 1u);
   EXPECT_EQ(counters.tap_foreign, 1u);
+}
+
+TEST_F(RelayTest, TheFirstRepliesOfAPortGoDownWholeWhereTheyAreAskedFor) {
+  std::vector<std::vector<uint16_t>> copied;
+  relay.set_copy_whole([&](const std::vector<uint16_t>& ports) { copied.push_back(ports); });
+  prove();
+  const std::array<uint16_t, 1> reply_ports = {80};
+  const StreamId stream =
+      std::get<StreamId>(relay.open("pod-1", http, downlink, Sender::intercept, reply_ports));
+  EXPECT_EQ(copied, (std::vector<std::vector<uint16_t>>{{8080}}));
+  auto other = std::make_shared<FakeDownlink>();
+  const StreamId second = std::get<StreamId>(relay.open("pod-2", http, other));
+  relay.packets(stream, packet(from(10001), shadow, {1, 0, syn, ""}));
+  relay.packets(second, packet(from(11025), shadow, {1, 0, syn, ""}));
+
+  const std::string greeting = packet(shadow, from(10001), {6, 2, ack, "greeting"});
+  arrive({packet(shadow, from(10001), {5, 2, syn_ack, ""}), greeting,
+          packet(shadow, from(11025), {5, 2, syn_ack, ""}),
+          packet(shadow, from(11025), {6, 2, ack, "greeting"})});
+  ASSERT_EQ(downlink->whole.size(), 1u);
+  EXPECT_EQ(downlink->whole[0], packet(shadow, from(10001), {5, 2, syn_ack, ""}) + greeting);
+  EXPECT_TRUE(downlink->batches.empty());
+  EXPECT_TRUE(other->whole.empty());
+  EXPECT_EQ(other->batches.size(), 1u);
+
+  // One that the tap has only in part is as good as lost.
+  arrive({greeting.substr(0, greeting.size() - 1)});
+  EXPECT_EQ(downlink->whole.size(), 1u);
+  EXPECT_TRUE(downlink->batches.empty());
+  EXPECT_EQ(counters.tap_drops, 1u);
+
+  const uint32_t first = 6;
+  arrive({packet(shadow, from(10001), {first + first_reply_bytes - 1, 2, ack, "a"}),
+          packet(shadow, from(10001), {first + first_reply_bytes, 2, ack, "b"})});
+  EXPECT_EQ(downlink->whole.size(), 2u);
+  EXPECT_EQ(downlink->batches.size(), 1u) << "behind the first ones the headers do";
+
+  relay.close(stream);
+  EXPECT_EQ(copied.back(), std::vector<uint16_t>());
 }
 
 TEST_F(RelayTest, HeadersThatDoNotSayTheirLengthGoNowhere) {

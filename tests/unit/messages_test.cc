@@ -110,11 +110,12 @@ TEST(Limits, AreReadWithinTheirBounds) {
   message.set_over_lag(v1::OVER_LAG_CATCH_UP);
   message.set_max_rate(1);
   message.set_filter("port 80");
+  message.set_copies(2);
   EXPECT_EQ(
       to_limits(message),
       (program::Limits{0.1, 1, 1 << 20, program::Turns::off, std::chrono::milliseconds(1),
                        program::OverLag::catch_up, 1,
-                       std::get<program::FlowFilter>(program::FlowFilter::compile("port 80"))}));
+                       std::get<program::FlowFilter>(program::FlowFilter::compile("port 80")), 2}));
 
   const auto holds = [&](auto change) {
     v1::Configuration changed = message;
@@ -134,6 +135,8 @@ TEST(Limits, AreReadWithinTheirBounds) {
   EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(315'360'000'001); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_max_lag(UINT64_MAX); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_max_rate(0); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_copies(0); }));
+  EXPECT_FALSE(holds([](auto& m) { m.set_copies(1001); }));
   EXPECT_FALSE(holds([](auto& m) { m.set_filter("prot 80"); }));
   EXPECT_TRUE(holds([](auto& m) { m.set_filter(""); }));
 }
@@ -148,6 +151,34 @@ TEST(Headers, StandOneBehindTheOther) {
   EXPECT_TRUE(for_each_header(first + second, take));
   EXPECT_EQ(taken, (std::vector<std::string>{"10.0.0.5:80 > 10.0.0.1:1000 ACK seq 1 ack 2 len 0",
                                              "[fd00::5]:80 > [fd00::1]:1 ACK seq 3 ack 4 len 0"}));
+}
+
+TEST(Headers, HaveNoPayload) {
+  const std::string packet =
+      tests::packet("10.0.0.5:80", "10.0.0.1:1000", {1, 2, {.ack = true}, "answer"});
+  const std::string header = packet.substr(0, packet.size() - 6);
+  int taken = 0;
+  EXPECT_TRUE(for_each_header(header + header, [&](const net::Packet& its) {
+    EXPECT_EQ(its.payload_length, 6u);
+    EXPECT_TRUE(its.payload.empty()) << "that is the next header";
+    ++taken;
+  }));
+  EXPECT_EQ(taken, 2);
+}
+
+TEST(Replies, StandOneBehindTheOther) {
+  const std::string first =
+      tests::packet("10.0.0.5:80", "10.0.0.1:1000", {1, 2, {.ack = true}, "answer"});
+  const std::string second = tests::packet("[fd00::5]:80", "[fd00::1]:1", {3, 4, {.ack = true}});
+  std::vector<std::string> taken;
+  const auto take = [&](const net::Packet& packet) {
+    taken.emplace_back(packet.payload.begin(), packet.payload.end());
+  };
+  EXPECT_TRUE(for_each_reply(first + second + first, take));
+  EXPECT_EQ(taken, (std::vector<std::string>{"answer", "", "answer"}));
+  EXPECT_FALSE(for_each_reply(second + first.substr(0, first.size() - 1), take)) << "it is cut";
+  EXPECT_FALSE(for_each_reply("nonsense", take));
+  EXPECT_EQ(taken.size(), 4u);
 }
 
 TEST(Headers, BehindOneThatCannotBeReadAreLost) {

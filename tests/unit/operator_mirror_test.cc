@@ -39,6 +39,7 @@ TEST(Mirror, NeedsLittle) {
   EXPECT_EQ(mirror.shadow_port_of({8080}), net::Port{8080});
   EXPECT_EQ(mirror.attach, Attach::automatic);
   EXPECT_EQ(mirror.percent, 100);
+  EXPECT_EQ(mirror.copies, 1U);
   EXPECT_FALSE(mirror.max_rate);
   EXPECT_EQ(mirror.turns, program::Turns::wait);
   EXPECT_EQ(mirror.max_lag, "");
@@ -57,7 +58,7 @@ TEST(Mirror, IsReadWhole) {
   object["spec"] = Json::parse(R"({
       "source": {"selector": {}, "ports": [9090], "interface": "any", "attach": "Sidecar"},
       "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000},
-      "replicate": {"percent": 12.5, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
+      "replicate": {"percent": 12.5, "copies": 3, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
                     "overLag": "CatchUp"},
       "limits": {"memory": "1Gi", "maxSessions": 7},
       "intercept": {"replicas": 3, "nodeSelector": {"disk": "fast"}},
@@ -72,6 +73,7 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(std::get<Json>(mirror.shadow), Json::parse(R"({"matchLabels": {"a": "b"}})"));
   EXPECT_EQ(mirror.shadow_port_of({9090}), net::Port{7000});
   EXPECT_EQ(mirror.percent, 12.5);
+  EXPECT_EQ(mirror.copies, 3U);
   EXPECT_EQ(mirror.max_rate, 50U);
   EXPECT_EQ(mirror.turns, program::Turns::off);
   EXPECT_EQ(mirror.max_lag, "1500ms");

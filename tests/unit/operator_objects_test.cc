@@ -180,6 +180,7 @@ TEST(Deployment, IsTheSameWithOtherLimitsAndTargets) {
   mirror.percent = 0.1;
   mirror.memory = "1Gi";
   mirror.max_sessions = 1;
+  mirror.copies = 3;
   mirror.max_rate = 50;
   mirror.turns = program::Turns::off;
   mirror.max_lag = "500ms";
@@ -188,8 +189,8 @@ TEST(Deployment, IsTheSameWithOtherLimitsAndTargets) {
   input.targets.clear();
   EXPECT_EQ(objects_by_kind(mirror, input).at("Deployment"), before);
   EXPECT_EQ(objects_by_kind(mirror, input).at("ConfigMap")["data"]["intercept.yaml"],
-            "target: []\npercent: 0.1\nmax-rate: 50\nturns: off\nmax-lag: 500ms\nover-lag: "
-            "catch-up\nmax-sessions: 1\nmemory-limit: 1Gi\nstop-sidecars: true\n");
+            "target: []\npercent: 0.1\ncopies: 3\nmax-rate: 50\nturns: off\nmax-lag: 500ms\n"
+            "over-lag: catch-up\nmax-sessions: 1\nmemory-limit: 1Gi\nstop-sidecars: true\n");
   EXPECT_NE(objects_by_kind(mirror, input).at("ConfigMap"), configuration);
 }
 

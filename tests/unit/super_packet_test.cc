@@ -1,10 +1,10 @@
-#include "intercept/super_packet.h"
+#include "inject/super_packet.h"
 
 #include <gtest/gtest.h>
 
 #include "tests/unit/tcp_packets.h"
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::inject {
 namespace {
 
 using tests::packet;
@@ -87,4 +87,4 @@ TEST(SuperPacketTest, FitsAnIpPacket) {
 }
 
 }  // namespace
-}  // namespace trafficmirror::intercept
+}  // namespace trafficmirror::inject

@@ -167,6 +167,8 @@ session::Limits Stage::limits(const Line& line) {
       limits.percent = std::stod(value);
     else if (name == "sessions")
       limits.sessions = std::stoull(value);
+    else if (name == "copies")
+      limits.copies = static_cast<uint16_t>(std::stoul(value));
     else if (name == "memory")
       limits.memory = std::stoull(value);
     else if (name == "filter-out")

@@ -1,14 +1,14 @@
-#include "intercept/super_packet.h"
+#include "inject/super_packet.h"
 
 #include <cstring>
 
 #include <netinet/in.h>
 
-#include "intercept/batch.h"
+#include "net/batch.h"
 #include "net/bytes.h"
 #include "net/checksum.h"
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::inject {
 namespace {
 
 constexpr size_t max_ip_length = 65535;
@@ -31,7 +31,7 @@ struct Segment {
 };
 
 std::optional<Segment> first_segment(std::string_view packets, net::Family family) {
-  const auto length = first_packet_length({bytes_of(packets), packets.size()});
+  const auto length = net::first_packet_length({bytes_of(packets), packets.size()});
   const uint32_t ip_length = net::ip_header_length(family);
   if (!length || *length < ip_length + net::tcp_header_length) return std::nullopt;
   const std::string_view packet = packets.substr(0, *length);
@@ -128,4 +128,4 @@ net::IpAddress SuperPacket::destination() const {
   return *net::IpAddress::from_bytes({headers_.data() + (ipv4 ? 16 : 24), ipv4 ? 4U : 16U});
 }
 
-}  // namespace trafficmirror::intercept
+}  // namespace trafficmirror::inject

@@ -3,13 +3,16 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 
 #include "net/address.h"
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::inject {
 
 using EthernetAddress = std::array<uint8_t, 6>;
 
@@ -25,4 +28,23 @@ struct NextHop {
 // where the kernel does more than frame a packet: IPsec, a tunnel of the route's own.
 std::optional<NextHop> look_up_next_hop(const std::string& interface, const net::IpAddress& to);
 
-}  // namespace trafficmirror::intercept
+// What was looked up a moment ago is not asked again. Any thread.
+class NextHops {
+ public:
+  explicit NextHops(std::string interface) : interface_(std::move(interface)) {}
+
+  std::optional<NextHop> find(const net::IpAddress& to);
+  // The interface of that name is another one now.
+  void forget();
+
+ private:
+  struct Known {
+    std::optional<NextHop> next_hop;
+    std::chrono::steady_clock::time_point good_until;
+  };
+  const std::string interface_;
+  std::mutex mutex_;
+  std::map<net::IpAddress, Known> known_;  // of targets, which are few
+};
+
+}  // namespace trafficmirror::inject

@@ -5,7 +5,7 @@
 
 #include <unistd.h>
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::program {
 
 class Descriptor {
  public:
@@ -27,4 +27,4 @@ class Descriptor {
   int number_ = -1;
 };
 
-}  // namespace trafficmirror::intercept
+}  // namespace trafficmirror::program

@@ -1,4 +1,4 @@
-#include "intercept/next_hop.h"
+#include "inject/next_hop.h"
 
 #include <cstring>
 #include <memory>
@@ -12,10 +12,14 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "intercept/descriptor.h"
+#include "program/descriptor.h"
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::inject {
 namespace {
+
+// A neighbour may move, and one that is not known may become so with the next packet.
+constexpr std::chrono::milliseconds next_hop_life{1000};
+constexpr std::chrono::milliseconds next_hop_pause{100};
 
 // One question to one part of the kernel, of which `answer` is called with the reply.
 class Question {
@@ -136,7 +140,7 @@ std::optional<EthernetAddress> neighbour(unsigned interface_index, const net::Ip
 bool has_ipsec_policies() {
   const uint32_t flags = 0;
   Question question(XFRM_MSG_GETSPDINFO, &flags, sizeof flags);
-  const Descriptor supported(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_XFRM));
+  const program::Descriptor supported(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_XFRM));
   if (!supported) return false;
   bool found = false;
   const bool answered = question.ask(NETLINK_XFRM, [&](const nlmsghdr* reply) {
@@ -153,7 +157,7 @@ bool has_ipsec_policies() {
 }
 
 std::optional<EthernetAddress> own_address(const std::string& interface) {
-  const Descriptor any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const program::Descriptor any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   ifreq request{};
   interface.copy(request.ifr_name, IFNAMSIZ - 1);
   if (!any || ::ioctl(any.get(), SIOCGIFHWADDR, &request) != 0 ||
@@ -177,4 +181,20 @@ std::optional<NextHop> look_up_next_hop(const std::string& interface, const net:
   return NextHop{*own, *next};
 }
 
-}  // namespace trafficmirror::intercept
+std::optional<NextHop> NextHops::find(const net::IpAddress& to) {
+  const auto now = std::chrono::steady_clock::now();
+  const std::lock_guard lock(mutex_);
+  Known& known = known_[to];
+  if (now >= known.good_until) {
+    known.next_hop = look_up_next_hop(interface_, to);
+    known.good_until = now + (known.next_hop ? next_hop_life : next_hop_pause);
+  }
+  return known.next_hop;
+}
+
+void NextHops::forget() {
+  const std::lock_guard lock(mutex_);
+  known_.clear();
+}
+
+}  // namespace trafficmirror::inject

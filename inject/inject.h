@@ -1,28 +1,26 @@
-// Sends whole IP packets out of one interface: the kernel routes them. Successive segments of one
-// connection leave as a super-packet, where the kernel's own way out is plain Ethernet; its
-// netfilter rules for what a host sends are then passed by.
+// Sends whole IP packets, whatever their source: the kernel routes them. Out of one interface,
+// successive segments of one connection leave as a super-packet, where the kernel's own way out is
+// plain Ethernet; its netfilter rules for what a host sends are then passed by.
 #pragma once
 
 #include <array>
 #include <atomic>
-#include <chrono>
-#include <map>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <string_view>
 
-#include "intercept/counters.h"
-#include "intercept/descriptor.h"
-#include "intercept/next_hop.h"
-#include "intercept/super_packet.h"
+#include "inject/counters.h"
+#include "inject/next_hop.h"
+#include "inject/super_packet.h"
+#include "program/descriptor.h"
 #include "program/log.h"
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::inject {
 
 class Injector {
  public:
-  // Throws StartError. `counters` has to outlive this.
+  // Out of `interface` alone; empty: wherever a route leads. Throws StartError. `counters` has to
+  // outlive this.
   Injector(std::string interface, Counters& counters);
 
   // Packets one behind the other, each whole. Never waits: what the kernel does not take is counted
@@ -37,7 +35,6 @@ class Injector {
   template <typename Address>
   void send_family(std::string_view& packets);
   bool send_super(const SuperPacket& super);
-  std::optional<NextHop> next_hop(const net::IpAddress& to);
   void failed(int error, size_t packets);
   void listen_for_too_big();
 
@@ -45,17 +42,12 @@ class Injector {
   Counters& counters_;
   std::atomic<unsigned> interface_index_{0};
   // By net::Family. Without IPv6 in the kernel there is none for it.
-  std::array<Descriptor, 2> sockets_;
-  Descriptor too_big_;  // never read
-  Descriptor link_;
-  struct KnownNextHop {
-    std::optional<NextHop> next_hop;
-    std::chrono::steady_clock::time_point good_until;
-  };
-  std::mutex next_hops_mutex_;
-  std::map<net::IpAddress, KnownNextHop> next_hops_;  // of targets, which are few
+  std::array<program::Descriptor, 2> sockets_;
+  program::Descriptor too_big_;  // never read
+  program::Descriptor link_;
+  NextHops next_hops_;
   std::mutex log_mutex_;
   program::LogLimit log_limit_;
 };
 
-}  // namespace trafficmirror::intercept
+}  // namespace trafficmirror::inject

@@ -1,4 +1,4 @@
-#include "intercept/inject.h"
+#include "inject/inject.h"
 
 #include <algorithm>
 #include <array>
@@ -13,18 +13,14 @@
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
-#include "intercept/batch.h"
-#include "intercept/socket_address.h"
+#include "net/batch.h"
 #include "program/start_error.h"
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::inject {
 namespace {
 
 constexpr int send_buffer_bytes = 8 << 20;
 constexpr size_t packets_a_call = 128;
-// A neighbour may move, and one that is not known may become so with the next packet.
-constexpr std::chrono::milliseconds next_hop_life{1000};
-constexpr std::chrono::milliseconds next_hop_pause{100};
 
 // The virtio_net_hdr of linux/virtio_net.h, which C++ compilers don't take. In host byte order.
 struct Offload {
@@ -37,6 +33,23 @@ struct Offload {
 };
 constexpr uint8_t gso_tcp_ipv4 = 1;
 constexpr uint8_t gso_tcp_ipv6 = 4;
+
+net::Family family_of(char first_byte) {
+  return static_cast<uint8_t>(first_byte) >> 4 == 4 ? net::Family::ipv4 : net::Family::ipv6;
+}
+
+// Where a packet goes, out of its own header. The port of a raw socket's address is 0.
+void set_destination(sockaddr_in& to, const char* packet, unsigned /*scope*/) {
+  to.sin_family = AF_INET;
+  std::memcpy(&to.sin_addr, packet + 16, 4);
+}
+void set_destination(sockaddr_in6& to, const char* packet, unsigned scope) {
+  to.sin6_family = AF_INET6;
+  std::memcpy(&to.sin6_addr, packet + 24, 16);
+  if (IN6_IS_ADDR_LINKLOCAL(&to.sin6_addr)) to.sin6_scope_id = scope;
+}
+
+}  // namespace
 
 InjectError classify(int error) {
   switch (error) {
@@ -62,25 +75,8 @@ InjectError classify(int error) {
   }
 }
 
-net::Family family_of(char first_byte) {
-  return static_cast<uint8_t>(first_byte) >> 4 == 4 ? net::Family::ipv4 : net::Family::ipv6;
-}
-
-// Where a packet goes, out of its own header. The port of a raw socket's address is 0.
-void set_destination(sockaddr_in& to, const char* packet, unsigned /*scope*/) {
-  to.sin_family = AF_INET;
-  std::memcpy(&to.sin_addr, packet + 16, 4);
-}
-void set_destination(sockaddr_in6& to, const char* packet, unsigned scope) {
-  to.sin6_family = AF_INET6;
-  std::memcpy(&to.sin6_addr, packet + 24, 16);
-  if (IN6_IS_ADDR_LINKLOCAL(&to.sin6_addr)) to.sin6_scope_id = scope;
-}
-
-}  // namespace
-
 Injector::Injector(std::string interface, Counters& counters)
-    : interface_(std::move(interface)), counters_(counters) {
+    : interface_(std::move(interface)), counters_(counters), next_hops_(interface_) {
   const auto widen = [](int socket) {
     // A failure leaves the system's own size, which only makes queue_full likelier.
     if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &send_buffer_bytes,
@@ -90,8 +86,8 @@ Injector::Injector(std::string interface, Counters& counters)
   const std::array<int, 2> families = {AF_INET, AF_INET6};
   for (size_t i = 0; i < families.size(); ++i) {
     // IPPROTO_RAW: packets come with their IP header, and nothing is received (raw(7)).
-    sockets_[i] =
-        Descriptor(::socket(families[i], SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW));
+    sockets_[i] = program::Descriptor(
+        ::socket(families[i], SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW));
     const int socket = sockets_[i].get();
     if (socket < 0) {
       if (families[i] == AF_INET6 && errno == EAFNOSUPPORT) continue;
@@ -101,7 +97,7 @@ Injector::Injector(std::string interface, Counters& counters)
     widen(socket);
   }
   // Protocol 0: nothing is received.
-  link_ = Descriptor(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  link_ = program::Descriptor(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const int on = 1;
   if (!link_ || ::setsockopt(link_.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on) != 0)
     throw program::StartError(std::string("a packet socket can't be set up: ") +
@@ -116,7 +112,8 @@ Injector::Injector(std::string interface, Counters& counters)
 // get a copy of every TCP packet that comes in, so a filter refuses them all. IPv4 does without:
 // these packets may be fragmented on their way.
 void Injector::listen_for_too_big() {
-  too_big_ = Descriptor(::socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
+  too_big_ =
+      program::Descriptor(::socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   sock_filter refuse_all = BPF_STMT(BPF_RET | BPF_K, 0);
   const sock_fprog filter = {1, &refuse_all};
   const int on = 1;
@@ -127,31 +124,19 @@ void Injector::listen_for_too_big() {
 }
 
 void Injector::rebind() {
+  if (interface_.empty()) return;
   interface_index_ = ::if_nametoindex(interface_.c_str());
-  {
-    const std::lock_guard lock(next_hops_mutex_);
-    next_hops_.clear();  // its link address may be another one too
-  }
-  for (const Descriptor& socket : sockets_) {
+  next_hops_.forget();  // its link address may be another one too
+  for (const program::Descriptor& socket : sockets_) {
     if (socket && ::setsockopt(socket.get(), SOL_SOCKET, SO_BINDTODEVICE, interface_.c_str(),
                                static_cast<socklen_t>(interface_.size())) != 0)
       failed(errno, 0);
   }
 }
 
-std::optional<NextHop> Injector::next_hop(const net::IpAddress& to) {
-  const auto now = std::chrono::steady_clock::now();
-  const std::lock_guard lock(next_hops_mutex_);
-  KnownNextHop& known = next_hops_[to];
-  if (now >= known.good_until) {
-    known.next_hop = look_up_next_hop(interface_, to);
-    known.good_until = now + (known.next_hop ? next_hop_life : next_hop_pause);
-  }
-  return known.next_hop;
-}
-
 // Packets of one connection keep their order.
 void Injector::send(std::string_view packets) {
+  if (interface_.empty()) return send_each(packets);
   std::string_view rest = packets;
   while (!rest.empty()) {
     const std::string_view from_here = rest;
@@ -161,7 +146,7 @@ void Injector::send(std::string_view packets) {
       packets = rest;
     } else {
       const auto length =
-          first_packet_length({reinterpret_cast<const uint8_t*>(rest.data()), rest.size()});
+          net::first_packet_length({reinterpret_cast<const uint8_t*>(rest.data()), rest.size()});
       rest.remove_prefix(length.value_or(rest.size()));
     }
   }
@@ -170,7 +155,7 @@ void Injector::send(std::string_view packets) {
 
 // False where it has to travel as single packets.
 bool Injector::send_super(const SuperPacket& super) {
-  const auto hop = next_hop(super.destination());
+  const auto hop = next_hops_.find(super.destination());
   if (!hop) return false;
   const bool ipv4 = super.family() == net::Family::ipv4;
   const auto header_length = sizeof(ethhdr) + super.headers().size();
@@ -206,8 +191,8 @@ bool Injector::send_super(const SuperPacket& super) {
   do sent = ::sendmsg(link_.get(), &message, 0);
   while (sent < 0 && errno == EINTR);
   if (sent >= 0) {
-    add(counters_.injected_packets, packets);
-    add(counters_.injected_bytes, super.segment_bytes());
+    program::add(counters_.packets, packets);
+    program::add(counters_.bytes, super.segment_bytes());
     return true;
   }
   if (errno == EINVAL) return false;  // a link that can't cut them up
@@ -235,8 +220,8 @@ void Injector::send_family(std::string_view& packets) {
   const unsigned scope = interface_index_.load(std::memory_order_relaxed);
   size_t count = 0;
   while (count < packets_a_call && !packets.empty() && family_of(packets[0]) == family) {
-    const auto length =
-        first_packet_length({reinterpret_cast<const uint8_t*>(packets.data()), packets.size()});
+    const auto length = net::first_packet_length(
+        {reinterpret_cast<const uint8_t*>(packets.data()), packets.size()});
     if (!length) {
       failed(EINVAL, 1);
       packets = {};
@@ -269,16 +254,17 @@ void Injector::send_family(std::string_view& packets) {
       ++next;
     }
   }
-  add(counters_.injected_packets, sent_packets);
-  add(counters_.injected_bytes, sent_bytes);
+  program::add(counters_.packets, sent_packets);
+  program::add(counters_.bytes, sent_bytes);
 }
 
 void Injector::failed(int error, size_t packets) {
-  add(counters_.inject_errors, classify(error), packets);
+  program::add(counters_.errors, classify(error), packets);
   const std::lock_guard lock(log_mutex_);
   if (const auto held_back = log_limit_.allow(program::LogLimit::Clock::now()))
-    spdlog::warn("sending towards the shadow out of {} failed: {}{}", interface_,
-                 std::strerror(error), *held_back);
+    spdlog::warn("sending towards the shadow{} failed: {}{}",
+                 interface_.empty() ? "" : " out of " + interface_, std::strerror(error),
+                 *held_back);
 }
 
-}  // namespace trafficmirror::intercept
+}  // namespace trafficmirror::inject

@@ -12,7 +12,7 @@
 #include "net/address.h"
 #include "net/packet.h"
 
-namespace trafficmirror::intercept {
+namespace trafficmirror::inject {
 
 class SuperPacket {
  public:
@@ -46,4 +46,4 @@ class SuperPacket {
   size_t payload_bytes_ = 0;
 };
 
-}  // namespace trafficmirror::intercept
+}  // namespace trafficmirror::inject
