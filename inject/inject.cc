@@ -49,6 +49,14 @@ void set_destination(sockaddr_in6& to, const char* packet, unsigned scope) {
   if (IN6_IS_ADDR_LINKLOCAL(&to.sin6_addr)) to.sin6_scope_id = scope;
 }
 
+ethhdr ethernet_header(const NextHop& hop, net::Family family) {
+  ethhdr header{};
+  std::copy(hop.neighbour.begin(), hop.neighbour.end(), header.h_dest);
+  std::copy(hop.own.begin(), hop.own.end(), header.h_source);
+  header.h_proto = htons(family == net::Family::ipv4 ? ETH_P_IP : ETH_P_IPV6);
+  return header;
+}
+
 }  // namespace
 
 InjectError classify(int error) {
@@ -75,8 +83,11 @@ InjectError classify(int error) {
   }
 }
 
-Injector::Injector(std::string interface, Counters& counters)
-    : interface_(std::move(interface)), counters_(counters), next_hops_(interface_) {
+Injector::Injector(std::string interface, Counters& counters, std::optional<NextHop> next_hop)
+    : interface_(std::move(interface)),
+      counters_(counters),
+      fixed_hop_(next_hop),
+      next_hops_(interface_) {
   const auto widen = [](int socket) {
     // A failure leaves the system's own size, which only makes queue_full likelier.
     if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &send_buffer_bytes,
@@ -155,14 +166,11 @@ void Injector::send(std::string_view packets) {
 
 // False where it has to travel as single packets.
 bool Injector::send_super(const SuperPacket& super) {
-  const auto hop = next_hops_.find(super.destination());
+  const auto hop = fixed_hop_ ? fixed_hop_ : next_hops_.find(super.destination());
   if (!hop) return false;
   const bool ipv4 = super.family() == net::Family::ipv4;
   const auto header_length = sizeof(ethhdr) + super.headers().size();
-  ethhdr ethernet{};
-  std::copy(hop->neighbour.begin(), hop->neighbour.end(), ethernet.h_dest);
-  std::copy(hop->own.begin(), hop->own.end(), ethernet.h_source);
-  ethernet.h_proto = htons(ipv4 ? ETH_P_IP : ETH_P_IPV6);
+  ethhdr ethernet = ethernet_header(*hop, super.family());
   Offload offload;
   offload.gso_type = ipv4 ? gso_tcp_ipv4 : gso_tcp_ipv6;
   offload.header_length = static_cast<uint16_t>(header_length);
@@ -201,6 +209,7 @@ bool Injector::send_super(const SuperPacket& super) {
 }
 
 void Injector::send_each(std::string_view packets) {
+  if (fixed_hop_) return send_on_link(packets, *fixed_hop_);
   while (!packets.empty()) {
     if (family_of(packets[0]) == net::Family::ipv4)
       send_family<sockaddr_in>(packets);
@@ -239,15 +248,56 @@ void Injector::send_family(std::string_view& packets) {
     ++count;
   }
 
-  const int socket = sockets_[static_cast<size_t>(family)].get();
+  send_messages(sockets_[static_cast<size_t>(family)].get(), {messages.data(), count});
+}
+
+void Injector::send_on_link(std::string_view packets, const NextHop& hop) {
+  std::array ethernet = {ethernet_header(hop, net::Family::ipv4),
+                         ethernet_header(hop, net::Family::ipv6)};
+  Offload none{.flags = 0, .checksum_offset = 0};
+  sockaddr_ll to{};
+  to.sll_family = AF_PACKET;
+  to.sll_ifindex = static_cast<int>(interface_index_.load(std::memory_order_relaxed));
+  std::array<mmsghdr, packets_a_call> messages;
+  std::array<std::array<iovec, 3>, packets_a_call> parts;
+  while (!packets.empty()) {
+    size_t count = 0;
+    for (; count < packets_a_call && !packets.empty(); ++count) {
+      const auto length = net::first_packet_length(
+          {reinterpret_cast<const uint8_t*>(packets.data()), packets.size()});
+      if (!length) {
+        failed(EINVAL, 1);
+        packets = {};
+        break;
+      }
+      ethhdr& header = ethernet[static_cast<size_t>(family_of(packets[0]))];
+      parts[count] = {iovec{&none, sizeof none}, iovec{&header, sizeof header},
+                      iovec{const_cast<char*>(packets.data()), *length}};
+      messages[count] = {};
+      messages[count].msg_hdr.msg_name = &to;
+      messages[count].msg_hdr.msg_namelen = sizeof to;
+      messages[count].msg_hdr.msg_iov = parts[count].data();
+      messages[count].msg_hdr.msg_iovlen = parts[count].size();
+      packets.remove_prefix(*length);
+    }
+    send_messages(link_.get(), {messages.data(), count});
+  }
+}
+
+// The last part of each is the packet.
+void Injector::send_messages(int socket, std::span<mmsghdr> messages) {
   size_t sent_bytes = 0, sent_packets = 0;
-  for (size_t next = 0; next < count;) {
-    const int sent = ::sendmmsg(socket, &messages[next], static_cast<unsigned>(count - next), 0);
+  for (size_t next = 0; next < messages.size();) {
+    const int sent =
+        ::sendmmsg(socket, &messages[next], static_cast<unsigned>(messages.size() - next), 0);
     if (sent > 0) {
-      for (const size_t end = next + sent; next < end; ++next) sent_bytes += parts[next].iov_len;
+      for (const size_t end = next + sent; next < end; ++next) {
+        const msghdr& message = messages[next].msg_hdr;
+        sent_bytes += message.msg_iov[message.msg_iovlen - 1].iov_len;
+      }
       sent_packets += sent;
     } else if (errno == EAGAIN) {
-      failed(errno, count - next);  // the others would find the buffer as full
+      failed(errno, messages.size() - next);  // the others would find the buffer as full
       break;
     } else if (errno != EINTR) {
       failed(errno, 1);

@@ -6,8 +6,12 @@
 #include <array>
 #include <atomic>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+
+#include <sys/socket.h>
 
 #include "inject/counters.h"
 #include "inject/next_hop.h"
@@ -19,9 +23,11 @@ namespace trafficmirror::inject {
 
 class Injector {
  public:
-  // Out of `interface` alone; empty: wherever a route leads. Throws StartError. `counters` has to
-  // outlive this.
-  Injector(std::string interface, Counters& counters);
+  // Out of `interface` alone; empty: wherever a route leads. Where there is a `next_hop`, the
+  // kernel routes nothing: every packet goes there. Throws StartError. `counters` has to outlive
+  // this.
+  Injector(std::string interface, Counters& counters,
+           std::optional<NextHop> next_hop = std::nullopt);
 
   // Packets one behind the other, each whole. Never waits: what the kernel does not take is counted
   // by its reason and dropped; TCP sends it again. Any thread, also several at once.
@@ -32,6 +38,8 @@ class Injector {
 
  private:
   void send_each(std::string_view packets);
+  void send_on_link(std::string_view packets, const NextHop& hop);
+  void send_messages(int socket, std::span<mmsghdr> messages);
   template <typename Address>
   void send_family(std::string_view& packets);
   bool send_super(const SuperPacket& super);
@@ -40,6 +48,7 @@ class Injector {
 
   const std::string interface_;
   Counters& counters_;
+  const std::optional<NextHop> fixed_hop_;
   std::atomic<unsigned> interface_index_{0};
   // By net::Family. Without IPv6 in the kernel there is none for it.
   std::array<program::Descriptor, 2> sockets_;

@@ -1,9 +1,7 @@
 #include "inject/next_hop.h"
 
 #include <cstring>
-#include <memory>
 
-#include <libmnl/libmnl.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <linux/xfrm.h>
@@ -12,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "inject/netlink.h"
 #include "program/descriptor.h"
 
 namespace trafficmirror::inject {
@@ -21,74 +20,19 @@ namespace {
 constexpr std::chrono::milliseconds next_hop_life{1000};
 constexpr std::chrono::milliseconds next_hop_pause{100};
 
-// One question to one part of the kernel, of which `answer` is called with the reply.
-class Question {
- public:
-  Question(uint16_t type, const void* body, size_t body_size)
-      : header_(mnl_nlmsg_put_header(buffer_.data())) {
-    header_->nlmsg_type = type;
-    header_->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
-    std::memcpy(mnl_nlmsg_put_extra_header(header_, body_size), body, body_size);
-  }
-
-  void put(uint16_t attribute, const net::IpAddress& address) {
-    mnl_attr_put(header_, attribute, address.bytes().size(), address.bytes().data());
-  }
-  void put(uint16_t attribute, uint32_t value) { mnl_attr_put_u32(header_, attribute, value); }
-
-  template <typename Answer>
-  bool ask(int protocol, Answer&& answer) {
-    const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> netlink(mnl_socket_open(protocol),
-                                                                    mnl_socket_close);
-    if (!netlink || mnl_socket_bind(netlink.get(), 0, MNL_SOCKET_AUTOPID) != 0 ||
-        mnl_socket_sendto(netlink.get(), header_, header_->nlmsg_len) < 0)
-      return false;
-    const auto on_reply = [](const nlmsghdr* reply, void* data) {
-      (*static_cast<std::remove_reference_t<Answer>*>(data))(reply);
-      return MNL_CB_OK;
-    };
-    for (;;) {
-      const ssize_t size = mnl_socket_recvfrom(netlink.get(), buffer_.data(), buffer_.size());
-      if (size < 0) return false;
-      const int result = mnl_cb_run(buffer_.data(), static_cast<size_t>(size), 0,
-                                    mnl_socket_get_portid(netlink.get()), on_reply, &answer);
-      if (result != MNL_CB_OK) return result == MNL_CB_STOP;
-    }
-  }
-
- private:
-  alignas(nlmsghdr) std::array<char, 8192> buffer_{};
-  nlmsghdr* header_;
-};
-
-uint8_t family_of(const net::IpAddress& address) {
-  return address.family() == net::Family::ipv4 ? AF_INET : AF_INET6;
-}
-
-template <typename Body, typename OnAttribute>
-const Body* parse(const nlmsghdr* reply, OnAttribute&& on_attribute) {
-  if (mnl_nlmsg_get_payload_len(reply) < sizeof(Body)) return nullptr;
-  const auto call = [](const nlattr* attribute, void* data) {
-    (*static_cast<std::remove_reference_t<OnAttribute>*>(data))(attribute);
-    return MNL_CB_OK;
-  };
-  mnl_attr_parse(reply, sizeof(Body), call, &on_attribute);
-  return static_cast<const Body*>(mnl_nlmsg_get_payload(reply));
-}
-
 // The address on the link that a packet goes to.
 std::optional<net::IpAddress> gateway(unsigned interface_index, const net::IpAddress& to) {
   rtmsg body{};
-  body.rtm_family = family_of(to);
+  body.rtm_family = netlink::family_of(to.family());
   body.rtm_dst_len = static_cast<uint8_t>(to.bytes().size() * 8);
-  Question question(RTM_GETROUTE, &body, sizeof body);
+  netlink::Question question(RTM_GETROUTE, &body, sizeof body);
   question.put(RTA_DST, to);
   question.put(RTA_OIF, interface_index);
   std::optional<net::IpAddress> found;
   bool plain = true;
   const bool answered = question.ask(NETLINK_ROUTE, [&](const nlmsghdr* reply) {
     found = to;
-    const auto* route = parse<rtmsg>(reply, [&](const nlattr* attribute) {
+    const auto* route = netlink::parse<rtmsg>(reply, [&](const nlattr* attribute) {
       switch (mnl_attr_get_type(attribute)) {
         case RTA_GATEWAY:
           found = net::IpAddress::from_bytes(
@@ -115,14 +59,14 @@ std::optional<net::IpAddress> gateway(unsigned interface_index, const net::IpAdd
 
 std::optional<EthernetAddress> neighbour(unsigned interface_index, const net::IpAddress& address) {
   ndmsg body{};
-  body.ndm_family = family_of(address);
+  body.ndm_family = netlink::family_of(address.family());
   body.ndm_ifindex = static_cast<int>(interface_index);
-  Question question(RTM_GETNEIGH, &body, sizeof body);
+  netlink::Question question(RTM_GETNEIGH, &body, sizeof body);
   question.put(NDA_DST, address);
   std::optional<EthernetAddress> found;
   question.ask(NETLINK_ROUTE, [&](const nlmsghdr* reply) {
     std::optional<EthernetAddress> link_address;
-    const auto* entry = parse<ndmsg>(reply, [&](const nlattr* attribute) {
+    const auto* entry = netlink::parse<ndmsg>(reply, [&](const nlattr* attribute) {
       if (mnl_attr_get_type(attribute) != NDA_LLADDR ||
           mnl_attr_get_payload_len(attribute) != sizeof(EthernetAddress))
         return;
@@ -139,12 +83,12 @@ std::optional<EthernetAddress> neighbour(unsigned interface_index, const net::Ip
 // A kernel without IPsec has no such netlink protocol.
 bool has_ipsec_policies() {
   const uint32_t flags = 0;
-  Question question(XFRM_MSG_GETSPDINFO, &flags, sizeof flags);
+  netlink::Question question(XFRM_MSG_GETSPDINFO, &flags, sizeof flags);
   const program::Descriptor supported(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_XFRM));
   if (!supported) return false;
   bool found = false;
   const bool answered = question.ask(NETLINK_XFRM, [&](const nlmsghdr* reply) {
-    parse<uint32_t>(reply, [&](const nlattr* attribute) {
+    netlink::parse<uint32_t>(reply, [&](const nlattr* attribute) {
       xfrmu_spdinfo info{};
       if (mnl_attr_get_type(attribute) != XFRMA_SPD_INFO ||
           mnl_attr_get_payload_len(attribute) < sizeof info)

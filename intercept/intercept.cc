@@ -1,5 +1,6 @@
 #include "intercept/intercept.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -15,8 +16,10 @@
 #include "inject/inject.h"
 #include "intercept/counters.h"
 #include "intercept/kernel_state.h"
+#include "intercept/loop.h"
 #include "intercept/path.h"
 #include "intercept/relay.h"
+#include "intercept/reply_path.h"
 #include "intercept/service.h"
 #include "intercept/status.h"
 #include "intercept/tap.h"
@@ -29,6 +32,7 @@ namespace {
 
 using Clock = Relay::Clock;
 
+constexpr uint32_t default_mtu = 1500;
 constexpr std::chrono::milliseconds turn{100};
 constexpr std::chrono::seconds configuration_interval{1};
 constexpr std::chrono::seconds identity_interval{1};
@@ -47,8 +51,19 @@ std::string interface_names() {
   return names;
 }
 
-// Checks what would otherwise fail later with words that don't help.
-void require_startable(const Options& options) {
+// Targets on loopback become those that they stand for. What is wrong with one, if anything is.
+std::optional<std::string> fit_to_clients(std::vector<Target>& targets, const Options& options) {
+  if (options.clients.mode == ClientAddresses::Mode::masquerade) return std::nullopt;
+  for (const Target& target : targets)
+    if (target.protocol == net::Protocol::udp)
+      return "the target " + target.to_string() +
+             " is of UDP, which is mirrored with --client-address masquerade alone";
+  return options.clients.loops() ? resolve_loopback(targets, options.interface) : std::nullopt;
+}
+
+// Checks what would otherwise fail later with words that don't help; targets on loopback become
+// those that they stand for.
+Options require_startable(Options options) {
   program::require_capability(CAP_NET_RAW, "CAP_NET_RAW",
                               "it is needed to send the sidecars' packets and to see the replies");
   program::require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN",
@@ -57,8 +72,25 @@ void require_startable(const Options& options) {
       options.interface.find_first_of("\"\\*") != std::string::npos)
     throw program::StartError("--interface " + options.interface + " does not exist; there are " +
                               interface_names());
-  if (options.source_ports.contains(options.listen.port.number))
+  const ClientAddresses& clients = options.clients;
+  if (clients.mode == ClientAddresses::Mode::masquerade &&
+      options.source_ports.contains(options.listen.port.number))
     throw program::StartError("the port of --listen is one of --source-ports: choose another");
+  if (clients.mode == ClientAddresses::Mode::masquerade &&
+      clients.reply_path == ClientAddresses::ReplyPath::route)
+    throw program::StartError(
+        "--reply-path route is for --client-address preserve and pool: replies to the intercept's "
+        "own address need no route of theirs");
+  auto wrong_target = fit_to_clients(options.live.targets, options);
+  if (!wrong_target && clients.loops()) wrong_target = why_not_looped(options.live.targets);
+  if (wrong_target) throw program::StartError(*wrong_target);
+  if (const auto wrong = why_not_pool(clients)) throw program::StartError(*wrong);
+  return options;
+}
+
+// The name that sessions' packets go out of and replies come in from.
+std::string interface_of_sessions(const Options& options) {
+  return options.clients.loops() ? Loop::near_end : options.interface;
 }
 
 // A metric with one sample for each name.
@@ -84,22 +116,30 @@ prometheus::MetricFamily by_reason(std::string name, std::string help,
 class Intercept::Implementation {
  public:
   explicit Implementation(Options options)
-      : options_((require_startable(options), std::move(options))),
-        interface_index_(::if_nametoindex(options_.interface.c_str())),
+      : options_(require_startable(std::move(options))),
+        session_interface_(interface_of_sessions(options_)),
+        kernel_state_(options_.clients.loops() ? make_kernel_state() : nullptr),
+        loop_(options_.clients.loops()
+                  ? std::make_unique<Loop>(options_.clients,
+                                           mtu_of(options_.interface).value_or(default_mtu))
+                  : nullptr),
+        interface_index_(::if_nametoindex(session_interface_.c_str())),
+        reply_paths_(options_.clients, options_.interface, loop_.get(), counters_),
         relay_(
             options_.source_ports, options_.live.targets, std::random_device()(),
             [this](std::string_view packets) { injector_.send(packets); }, counters_,
-            options_.look_again ? Relay::Targets::changing : Relay::Targets::fixed),
-        injector_(options_.interface, counters_.injected),
-        tap_(options_.interface, options_.source_ports, counters_) {
+            options_.look_again ? Relay::Targets::changing : Relay::Targets::fixed,
+            options_.clients),
+        injector_(session_interface_, counters_.injected,
+                  loop_ ? std::optional(Loop::hop()) : std::nullopt),
+        tap_(session_interface_, tap_filter_ = wanted_tap_filter(), counters_) {
     relay_.set_copy_whole([this](const std::vector<uint16_t>& ports) { tap_.copy_whole(ports); });
     relay_.configure(options_.live.sidecars);
     if (options_.sidecar_identity) relay_.set_identity(options_.sidecar_identity->material());
     look_up_paths();
     // Nothing is proven yet, so a stream that comes now is told to come back.
     service_ = std::make_unique<Service>(options_.listen, options_.tls, relay_, counters_);
-    kernel_state_ = std::make_unique<KernelState>(
-        KernelState::Wanted{options_.interface, options_.source_ports, relay_.own_addresses()});
+    if (!kernel_state_) kernel_state_ = make_kernel_state();
     tap_thread_ = std::thread([this] {
       tap_.run([this](std::span<const Tap::Headers> packets) { relay_.headers(packets); });
     });
@@ -160,6 +200,11 @@ class Intercept::Implementation {
       return;
     }
     auto& live = std::get<LiveOptions>(*found);
+    if (const auto wrong = fit_to_clients(live.targets, options_)) {
+      add(counters_.configurations, ConfigurationResult::refused);
+      spdlog::error("{}; what was read before stays in use", *wrong);
+      return;
+    }
     add(counters_.configurations, ConfigurationResult::taken);
     spdlog::info("the configuration is read; targets: {}{}", live.targets.size(),
                  live.sidecars.stop ? "; the sidecars are told to end" : "");
@@ -183,14 +228,14 @@ class Intercept::Implementation {
 
   // An interface that was made anew has another index under the same name.
   void follow_interface() {
-    const unsigned index = ::if_nametoindex(options_.interface.c_str());
+    const unsigned index = ::if_nametoindex(session_interface_.c_str());
     if (index == interface_index_) return;
     if (index == 0) {
-      spdlog::warn("interface {} is gone; waiting for it to come back", options_.interface);
+      spdlog::warn("interface {} is gone; waiting for it to come back", session_interface_);
     } else {
       if (!tap_.rebind()) return;  // gone again: the next look says so
       injector_.rebind();
-      spdlog::info("interface {} is there again", options_.interface);
+      spdlog::info("interface {} is there again", session_interface_);
       relay_.prove_again();
     }
     interface_index_ = index;
@@ -198,13 +243,76 @@ class Intercept::Implementation {
 
   bool look_up_paths() {
     std::vector<std::variant<Path, std::string>> paths;
+    if (options_.clients.mode == ClientAddresses::Mode::masquerade) {
+      for (const net::Endpoint& endpoint : relay_.endpoints())
+        paths.push_back(look_up_path(options_.interface, endpoint));
+      return relay_.set_paths(paths);
+    }
+    relay_.set_local_addresses(local_addresses());
+    reply_paths_.begin();
     for (const net::Endpoint& endpoint : relay_.endpoints())
-      paths.push_back(look_up_path(options_.interface, endpoint));
-    return relay_.set_paths(paths);
+      paths.push_back(reply_paths_.look_up(endpoint));
+    relay_.set_paths(paths);
+    if (const Tap::Filter wanted = wanted_tap_filter(); wanted != tap_filter_)
+      tap_.set_filter(tap_filter_ = wanted);
+    // The rules are those of the targets and addresses there are now.
+    return options_.clients.are_routed() && kernel_state_;
+  }
+
+  // What the loop carries is the sessions'. A route brings also what is not, of which the targets'
+  // ports tell the most.
+  Tap::Filter wanted_tap_filter() const {
+    if (options_.clients.loops()) return {.ports = {1, UINT16_MAX}, .any_link_address = true};
+    if (!options_.clients.are_routed()) return {.ports = options_.source_ports};
+    PortRange ports{UINT16_MAX, 0};
+    for (const net::Endpoint& endpoint : relay_.endpoints()) {
+      ports.first = std::min(ports.first, endpoint.port.number);
+      ports.last = std::max(ports.last, endpoint.port.number);
+    }
+    return {.ports = ports, .of_source = true};
+  }
+
+  std::unique_ptr<KernelState> make_kernel_state() {
+    KernelState::Wanted wanted{options_.interface, options_.source_ports, {}, chains()};
+    if (wanted.chains.empty()) wanted.own_addresses = relay_.own_addresses();
+    return std::make_unique<KernelState>(std::move(wanted));
+  }
+
+  // Of the sessions whose addresses are not the intercept's own.
+  std::string chains() const {
+    if (options_.clients.loops()) return loop_chains(options_.clients);
+    if (!options_.clients.are_routed()) return "";
+    return route_chains(options_.clients, options_.interface, relay_.endpoints(),
+                        local_addresses());
+  }
+
+  // Whether all of the loop stands.
+  bool hold_loop() {
+    if (!loop_) return true;
+    switch (loop_->hold()) {
+      case Loop::Held::intact:
+        break;
+      case Loop::Held::put_back:
+        spdlog::warn(
+            "interfaces, routes or rules of the loop were removed by somebody: they are put back");
+        follow_interface();
+        relay_.prove_again();
+        break;
+      case Loop::Held::failed:
+        if (const auto held_back = kernel_state_log_.allow(Clock::now()))
+          spdlog::error("the loop is gone and can't be put back: {}{}", loop_->error(), *held_back);
+        relay_.prove_again();
+        relay_.set_obstacle("the loop can't be put in place: " + loop_->error());
+        return false;
+    }
+    return true;
   }
 
   void hold_kernel_state() {
-    const bool addresses_set = kernel_state_->set_own_addresses(relay_.own_addresses());
+    if (!hold_loop()) return;
+    const bool addresses_set = options_.clients.mode == ClientAddresses::Mode::masquerade
+                                   ? kernel_state_->set_own_addresses(relay_.own_addresses())
+                                   : kernel_state_->set_chains(chains());
     const auto held = addresses_set ? kernel_state_->hold() : KernelState::Held::failed;
     switch (held) {
       case KernelState::Held::intact:
@@ -230,12 +338,16 @@ class Intercept::Implementation {
   }
 
   const Options options_;
+  const std::string session_interface_;
   Counters counters_;
+  std::unique_ptr<KernelState> kernel_state_;  // refuses a second intercept before it does harm
+  std::unique_ptr<Loop> loop_;                 // null: replies do not turn around here
   unsigned interface_index_;
+  ReplyPaths reply_paths_;
   Relay relay_;
   inject::Injector injector_;
+  Tap::Filter tap_filter_;
   Tap tap_;
-  std::unique_ptr<KernelState> kernel_state_;
   std::unique_ptr<Service> service_;
   std::thread tap_thread_;
   program::LogLimit kernel_state_log_;

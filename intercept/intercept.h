@@ -10,6 +10,7 @@
 
 #include <prometheus/metric_family.h>
 
+#include "intercept/client_addresses.h"
 #include "intercept/lease.h"
 #include "intercept/relay.h"
 #include "intercept/sidecar_identity.h"
@@ -28,6 +29,7 @@ struct Options {
   net::HostPort listen{"0.0.0.0", {7443}};
   std::string interface;
   PortRange source_ports{10000, 32767};
+  ClientAddresses clients{};
   std::shared_ptr<program::Tls> tls{};                  // null: plain text
   std::shared_ptr<SidecarIdentity> sidecar_identity{};  // null: they are told of none
   LiveOptions live;  // at first; without `look_again` at least one target

@@ -118,7 +118,7 @@ KernelState::KernelState(Wanted wanted)
   ::nft_ctx_buffer_output(nft_.get());
   ::nft_ctx_buffer_error(nft_.get());
   ::nft_ctx_output_set_flags(nft_.get(), NFT_CTX_OUTPUT_STATELESS | NFT_CTX_OUTPUT_NUMERIC_ALL);
-  reserve_ports();
+  if (wanted_.chains.empty()) reserve_ports();
   if (!make_table()) {
     release_ports();
     throw program::StartError("the nftables table inet trafficmirror can't be made: " + error_ +
@@ -138,8 +138,7 @@ bool KernelState::run(const std::string& commands) {
   return false;
 }
 
-// One transaction: there is no moment without the rules where they stood before.
-bool KernelState::make_table() {
+std::string KernelState::chains_of_ports() const {
   const std::string ports = range_text(wanted_.ports);
   std::string drops;
   for (const net::IpAddress& address : wanted_.own_addresses) {
@@ -148,22 +147,25 @@ bool KernelState::make_table() {
                (address.family() == net::Family::ipv4 ? "ip" : "ip6") + " daddr " +
                address.to_string() + " " + protocol + " dport " + ports + " counter drop\n";
   }
-  if (!run(std::string(remove_table) +
-           "table inet trafficmirror {\n"
-           "chain replies {\n"
-           "type filter hook prerouting priority -300; policy accept;\n" +
-           drops +
-           "}\n"
-           "chain injected {\n"
-           "type filter hook output priority -300; policy accept;\n"
-           "tcp sport " +
-           ports +
-           " notrack\n"
-           "udp sport " +
-           ports +
-           " notrack\n"
-           "}\n"
-           "}\n"))
+  return "chain replies {\n"
+         "type filter hook prerouting priority -300; policy accept;\n" +
+         drops +
+         "}\n"
+         "chain injected {\n"
+         "type filter hook output priority -300; policy accept;\n"
+         "tcp sport " +
+         ports +
+         " notrack\n"
+         "udp sport " +
+         ports +
+         " notrack\n"
+         "}\n";
+}
+
+// One transaction: there is no moment without the rules where they stood before.
+bool KernelState::make_table() {
+  const std::string chains = wanted_.chains.empty() ? chains_of_ports() : wanted_.chains;
+  if (!run(remove_table + std::string("table inet trafficmirror {\n") + chains + "}\n"))
     return false;
   made_ = listing().value_or("");
   return true;
@@ -183,6 +185,12 @@ KernelState::Held KernelState::hold() {
 bool KernelState::set_own_addresses(std::vector<net::IpAddress> addresses) {
   if (addresses == wanted_.own_addresses) return true;
   wanted_.own_addresses = std::move(addresses);
+  return make_table();
+}
+
+bool KernelState::set_chains(std::string chains) {
+  if (chains == wanted_.chains) return true;
+  wanted_.chains = std::move(chains);
   return make_table();
 }
 

@@ -30,6 +30,9 @@ class KernelState {
     std::string interface;
     PortRange ports;
     std::vector<net::IpAddress> own_addresses;
+    // The table's chains in place of these, for sessions whose addresses are not the intercept's
+    // own. Then no ports are reserved.
+    std::string chains{};
   };
 
   // Throws StartError.
@@ -47,12 +50,14 @@ class KernelState {
 
   // Nothing happens where they are what they were. False as with hold().
   bool set_own_addresses(std::vector<net::IpAddress> addresses);
+  bool set_chains(std::string chains);
 
  private:
   struct FreeContext {
     void operator()(nft_ctx* context) const;
   };
   bool run(const std::string& commands);
+  std::string chains_of_ports() const;
   bool make_table();
   std::optional<std::string> listing();
   void reserve_ports();

@@ -1,15 +1,20 @@
 #include "intercept/lease.h"
 
 #include <algorithm>
+#include <map>
 
 namespace trafficmirror::intercept {
 
-LeaseBook::LeaseBook(PortRange ports, const std::vector<Target>& targets) : ports_(ports) {
-  const uint32_t blocks = (ports.size() + block_size - 1) / block_size;
+LeaseBook::LeaseBook(PortRange ports, const std::vector<Target>& targets,
+                     const std::array<Addresses, 2>& pool)
+    : ports_(ports),
+      addresses_(pool),
+      address_count_(static_cast<uint16_t>(std::max({pool[0].size(), pool[1].size(), size_t{1}}))) {
+  const uint32_t blocks = (ports.size() + block_size - 1) / block_size * address_count_;
   owner_of_block_.assign(blocks, no_stream);
   for (uint32_t block = 0; block < blocks; ++block)
     free_blocks_.push_back(static_cast<uint16_t>(block));
-  for (auto& of_family : connections_) of_family.resize(ports.size());
+  for (auto& of_family : connections_) of_family.resize(blocks);
   set_targets(targets);
 }
 
@@ -33,12 +38,14 @@ std::vector<uint16_t> LeaseBook::free_places() {
   std::vector<bool> in_use;
   for (const Place& place : targets_) in_use.push_back(!place.gone);
   for (auto& of_family : connections_) {
-    for (Connection& connection : of_family) {
-      if (!connection.known() || !targets_[connection.target()].gone) continue;
-      if (connection.open())
-        in_use[connection.target()] = true;
-      else
-        connection = Connection();
+    for (auto& of_block : of_family) {
+      for (Connection& connection : of_block) {
+        if (!connection.known() || !targets_[connection.target()].gone) continue;
+        if (connection.open())
+          in_use[connection.target()] = true;
+        else
+          connection = Connection();
+      }
     }
   }
   std::vector<uint16_t> free;
@@ -48,17 +55,34 @@ std::vector<uint16_t> LeaseBook::free_places() {
 }
 
 void LeaseBook::set_own_address(net::Family family, net::IpAddress address) {
-  own_addresses_[static_cast<size_t>(family)] = address;
+  addresses_[static_cast<size_t>(family)] = {address};
 }
 
 std::optional<net::IpAddress> LeaseBook::own_address(net::Family family) const {
-  return own_addresses_[static_cast<size_t>(family)];
+  return block_address(0, family);
+}
+
+std::optional<net::IpAddress> LeaseBook::block_address(uint16_t block, net::Family family) const {
+  const Addresses& addresses = addresses_[static_cast<size_t>(family)];
+  const size_t index = block % address_count_;
+  return index < addresses.size() ? std::optional(addresses[index]) : std::nullopt;
 }
 
 PortRange LeaseBook::block_range(uint16_t block) const {
-  const uint32_t first = ports_.first + block * block_size;
+  const uint32_t first = ports_.first + block / address_count_ * block_size;
   return {static_cast<uint16_t>(first),
           static_cast<uint16_t>(std::min<uint32_t>(first + block_size - 1, ports_.last))};
+}
+
+std::optional<LeaseBook::Slot> LeaseBook::find_slot(const net::Endpoint& source) const {
+  const Addresses& addresses = addresses_[static_cast<size_t>(source.address.family())];
+  const auto address = std::lower_bound(addresses.begin(), addresses.end(), source.address);
+  if (address == addresses.end() || *address != source.address ||
+      !ports_.contains(source.port.number))
+    return std::nullopt;
+  const uint32_t offset = source.port.number - ports_.first;
+  const auto block = offset / block_size * address_count_ + (address - addresses.begin());
+  return Slot{static_cast<uint16_t>(block), static_cast<uint16_t>(offset % block_size)};
 }
 
 uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
@@ -68,6 +92,7 @@ uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
     free_blocks_.pop_front();
     owner_of_block_[block] = stream;
     streams_[stream].blocks.push_back(block);
+    for (auto& of_family : connections_) of_family[block].resize(block_size);
     added += block_range(block).size();
   }
   return added;
@@ -84,7 +109,7 @@ std::optional<StreamId> LeaseBook::open(std::span<const net::ProductionPort> pro
   slot->production_ports.assign(production_ports.begin(), production_ports.end());
   slot->reply_ports = {reply_ports.begin(), reply_ports.end()};
   const auto stream = static_cast<StreamId>(slot - streams_.begin());
-  take_blocks(stream, blocks_at_first);
+  take_blocks(stream, blocks_at_first * std::min<size_t>(address_count_, most_addresses_at_first));
   return stream;
 }
 
@@ -92,14 +117,22 @@ uint32_t LeaseBook::extend(StreamId stream) {
   return take_blocks(stream, streams_[stream].blocks.size());
 }
 
-std::vector<PortRange> LeaseBook::ports(StreamId stream) const {
-  std::vector<PortRange> ranges;
-  for (const uint16_t block : streams_[stream].blocks) {
-    const PortRange range = block_range(block);
-    if (!ranges.empty() && ranges.back().last + 1U == range.first)
-      ranges.back().last = range.last;
-    else
-      ranges.push_back(range);
+std::optional<std::vector<SourceRange>> LeaseBook::sources(StreamId stream) const {
+  std::vector<SourceRange> ranges;
+  for (const net::Family family : {net::Family::ipv4, net::Family::ipv6}) {
+    std::map<net::IpAddress, size_t> last_of_address;
+    for (const uint16_t block : streams_[stream].blocks) {
+      const auto address = block_address(block, family);
+      if (!address) continue;
+      const PortRange ports = block_range(block);
+      const auto [last, is_first] = last_of_address.try_emplace(*address, ranges.size());
+      if (!is_first && ranges[last->second].ports.last + 1U == ports.first) {
+        ranges[last->second].ports.last = ports.last;
+      } else {
+        last->second = ranges.size();
+        ranges.push_back({*address, ports});
+      }
+    }
   }
   return ranges;
 }
@@ -107,17 +140,17 @@ std::vector<PortRange> LeaseBook::ports(StreamId stream) const {
 uint32_t LeaseBook::reset_sessions(StreamId stream, std::string& resets) {
   uint32_t sessions = 0;
   for (const uint16_t block : streams_[stream].blocks) {
-    const PortRange range = block_range(block);
     for (const net::Family family : {net::Family::ipv4, net::Family::ipv6}) {
-      for (uint32_t port = range.first; port <= range.last; ++port) {
-        Connection& connection = connections(family)[port - ports_.first];
+      auto port = block_range(block).first;
+      for (Connection& connection : connections(family, block)) {
         if (connection.open()) {
-          const net::Endpoint source{*own_address(family), net::Port{static_cast<uint16_t>(port)}};
+          const net::Endpoint source{*block_address(block, family), net::Port{port}};
           for (const net::SequenceNumber sequence : connection.reset_sequences())
             append_reset(resets, source, targets_[connection.target()].target.endpoint, sequence);
           ++sessions;
         }
         connection = Connection();
+        ++port;
       }
     }
   }
@@ -149,18 +182,15 @@ std::optional<uint16_t> LeaseBook::find_target(const Stream& stream, const net::
 std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packet) {
   const net::Family family = packet.source.address.family();
   if (packet.ip_header_length != net::ip_header_length(family)) return Refusal::ip_options;
-  const uint16_t port = packet.source.port.number;
-  if (!ports_.contains(port)) return Refusal::source;
-  const uint32_t index = port - ports_.first;
-  if (owner_of_block_[index / block_size] != stream || own_address(family) != packet.source.address)
-    return Refusal::source;
+  const auto slot = find_slot(packet.source);
+  if (!slot || owner_of_block_[slot->block] != stream) return Refusal::source;
 
   const auto find = [&] {
     return find_target(streams_[stream], packet.destination, packet.protocol);
   };
   if (packet.protocol == net::Protocol::udp)
     return find() ? std::nullopt : std::optional(Refusal::target);
-  Connection& connection = connections(family)[index];
+  Connection& connection = connections(family, slot->block)[slot->index];
   if (connection.known() && targets_[connection.target()].target.endpoint == packet.destination) {
     connection.sent(connection.target(), packet);
     return std::nullopt;
@@ -172,18 +202,17 @@ std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packe
 }
 
 LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
-  const net::Family family = packet.destination.address.family();
-  const uint16_t port = packet.destination.port.number;
-  if (!ports_.contains(port) || own_address(family) != packet.destination.address)
-    return {Arrival::foreign};
-  const uint32_t index = port - ports_.first;
-  const StreamId owner = owner_of_block_[index / block_size];
+  const auto slot = find_slot(packet.destination);
+  if (!slot) return {Arrival::foreign};
+  const StreamId owner = owner_of_block_[slot->block];
   if (packet.protocol == net::Protocol::udp) {
     const bool of_target = owner != no_stream &&
                            find_target(streams_[owner], packet.source, packet.protocol).has_value();
     return {of_target ? Arrival::session : Arrival::foreign, owner};
   }
-  Connection& connection = connections(family)[index];
+  auto& of_block = connections(packet.destination.address.family(), slot->block);
+  if (of_block.empty()) return {Arrival::closed_port};
+  Connection& connection = of_block[slot->index];
   const bool known =
       connection.known() && targets_[connection.target()].target.endpoint == packet.source;
   if (!known || packet.tcp.flags.syn) {
@@ -230,7 +259,7 @@ uint32_t LeaseBook::free_ports() const {
 }
 
 uint32_t LeaseBook::leased_ports() const {
-  return ports_.size() - free_ports();
+  return ports_.size() * address_count_ - free_ports();
 }
 
 }  // namespace trafficmirror::intercept

@@ -40,12 +40,20 @@ void add_flags(CLI::App& app, Flags& flags) {
       "production port (8080, or 53/udp) = shadow endpoint; may be repeated, and several for one "
       "PORT share its sessions",
       [&](const std::string& text) { return accept_target(text, options.live.targets); });
-  program::add_text(app, "--client-address", "MODE", "masquerade",
-                    "the client address that the shadow sees: masquerade is the intercept's own",
-                    accept_client_address);
+  program::add_text(
+      app, "--client-address", "MODE", "masquerade",
+      "the client address that the shadow sees: masquerade is the intercept's own, preserve the "
+      "client's, pool=CIDR one of a network",
+      [&](const std::string& text) { return accept_client_address(text, options.clients); });
+  program::add_text(
+      app, "--reply-path", "WAY", "loop",
+      "how replies to preserve and pool come back: loop, the intercept runs in the shadow's "
+      "network "
+      "namespace; route, the shadow's host has a route for them to the intercept's",
+      [&](const std::string& text) { return accept_reply_path(text, options.clients); });
   program::add_text(
       app, "--source-ports", "FIRST-LAST", "10000-32767",
-      "ports of that address that the sessions come from; outside of the kernel's "
+      "ports that the sessions come from, but with preserve; outside of the kernel's "
       "net.ipv4.ip_local_port_range",
       [&](const std::string& text) { return accept_source_ports(text, options.source_ports); });
   program::add_limit_flags(app, options.live.sidecars.limits);
@@ -79,7 +87,8 @@ int run(int argc, const char* const* argv) {
   const std::string file = program::config_file(app);
   if (options.live.targets.empty() && file.empty())
     throw program::StartError("--target is required; see --help");
-  if (options.source_ports.contains(flags.common.http.port.number))
+  if (options.clients.mode == ClientAddresses::Mode::masquerade &&
+      options.source_ports.contains(flags.common.http.port.number))
     throw program::StartError("the port of --http is one of --source-ports: choose another");
   program::set_up_logging(flags.common, program_name);
   options.tls = program::load_tls(flags.tls);

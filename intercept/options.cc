@@ -4,10 +4,13 @@
 #include <charconv>
 #include <cstring>
 #include <memory>
+#include <sstream>
 
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+
+#include "net/client_address.h"
 
 namespace trafficmirror::intercept {
 namespace {
@@ -70,9 +73,45 @@ std::optional<std::string> accept_source_ports(const std::string& text, PortRang
   return std::nullopt;
 }
 
-std::optional<std::string> accept_client_address(const std::string& text) {
-  if (text == "masquerade") return std::nullopt;
-  return "there is no such mode; there is masquerade (the shadow sees the intercept's address)";
+std::optional<std::string> accept_client_address(const std::string& text,
+                                                 ClientAddresses& clients) {
+  ClientAddresses read;
+  read.reply_path = clients.reply_path;
+  constexpr std::string_view pool = "pool=";
+  if (text == "preserve") {
+    read.mode = ClientAddresses::Mode::preserve;
+  } else if (text.starts_with(pool)) {
+    read.mode = ClientAddresses::Mode::pool;
+    std::istringstream networks(text.substr(pool.size()) + ",");
+    size_t count = 0;
+    for (std::string part; std::getline(networks, part, ','); ++count) {
+      const auto network = Network::parse(part);
+      if (!network)
+        return "'" + part + "' is no network: write it as pool=CIDR, such as pool=198.18.0.0/15";
+      for (const net::IpAddress& address : {network->first, addresses_of(*network).back()})
+        if (!net::may_be_client(address) || network->prefix_length == 0)
+          return part + " has addresses that no client may have, such as " + address.to_string();
+      auto& of_family = read.pool[static_cast<size_t>(network->first.family())];
+      if (of_family) return "there can be one network of each family";
+      of_family = *network;
+    }
+  } else if (text != "masquerade") {
+    return "there is no such mode; there are masquerade (the shadow sees the intercept's own "
+           "address), preserve (the client's own) and pool=CIDR";
+  }
+  clients = read;
+  return std::nullopt;
+}
+
+std::optional<std::string> accept_reply_path(const std::string& text, ClientAddresses& clients) {
+  if (text == "loop")
+    clients.reply_path = ClientAddresses::ReplyPath::loop;
+  else if (text == "route")
+    clients.reply_path = ClientAddresses::ReplyPath::route;
+  else
+    return "there is no such way; there are loop (the intercept runs in the shadow's network "
+           "namespace) and route (a route on the shadow's host leads to the intercept's)";
+  return std::nullopt;
 }
 
 }  // namespace trafficmirror::intercept

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "intercept/client_addresses.h"
 #include "intercept/lease.h"
 
 namespace trafficmirror::intercept {
@@ -16,7 +17,9 @@ namespace trafficmirror::intercept {
 std::optional<std::string> accept_target(const std::string& text, std::vector<Target>& targets);
 // "FIRST-LAST", at least two ports, none below 1024.
 std::optional<std::string> accept_source_ports(const std::string& text, PortRange& ports);
-// The one way there is so far to give the sessions their client addresses.
-std::optional<std::string> accept_client_address(const std::string& text);
+// "masquerade", "preserve", or "pool=CIDR", with one CIDR of each family at most.
+std::optional<std::string> accept_client_address(const std::string& text, ClientAddresses& clients);
+// "loop" or "route".
+std::optional<std::string> accept_reply_path(const std::string& text, ClientAddresses& clients);
 
 }  // namespace trafficmirror::intercept

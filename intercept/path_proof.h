@@ -17,7 +17,9 @@
 namespace trafficmirror::intercept {
 
 // Sends SYNs until the target answers one: SYN,ACK or RST, either shows that the way there and back
-// holds. Once proven, it stays so until again() and two SYNs that nothing answered.
+// holds. Once proven, it stays so until again() and two SYNs that nothing answered. Where they come
+// from an address that is not this host's, and are not answered, others come from one that is: if
+// these are, the target is there, and it is the way of the first that does not hold.
 class PathProof {
  public:
   using Clock = std::chrono::steady_clock;
@@ -48,6 +50,8 @@ class PathProof {
   std::string why_not() const;
 
  private:
+  void append_syn(const net::IpAddress& from, std::string& out) const;
+
   net::Endpoint target_;
   net::Protocol protocol_;
   uint16_t source_port_;
@@ -55,6 +59,7 @@ class PathProof {
   std::optional<Path> path_;
   std::string no_path_;
   bool proven_ = false;
+  bool real_address_answered_ = false;  // while it is not proven
   bool refused_ = false;
   bool proving_;
   int unanswered_ = 0;

@@ -22,16 +22,32 @@ PortRange without_first(PortRange ports) {
   return {static_cast<uint16_t>(ports.first + 1), ports.last};
 }
 
+std::unique_ptr<LeaseBook> make_book(PortRange ports, const ClientAddresses& clients) {
+  std::array<LeaseBook::Addresses, 2> pool;
+  for (size_t family = 0; family < pool.size(); ++family)
+    if (const auto& network = clients.pool[family]) pool[family] = addresses_of(*network);
+  return std::make_unique<LeaseBook>(ports, std::vector<Target>(), pool);
+}
+
 }  // namespace
 
 Relay::Relay(PortRange source_ports, std::vector<Target> targets, uint32_t seed, Send send,
-             Counters& counters, Targets kind)
+             Counters& counters, Targets kind, const ClientAddresses& clients)
     : kind_(kind),
+      to_widen_(clients.mode == ClientAddresses::Mode::pool
+                    ? "the pool of --client-address or --source-ports"
+                    : "--source-ports"),
       proof_port_(source_ports.first),
       send_(std::move(send)),
       counters_(counters),
-      book_(without_first(source_ports), {}),
       next_sequence_(seed) {
+  if (clients.mode == ClientAddresses::Mode::preserve) {
+    auto leases = std::make_unique<ClientLeases>(std::vector<Target>());
+    client_leases_ = leases.get();
+    book_ = std::move(leases);
+  } else {
+    book_ = make_book(without_first(source_ports), clients);
+  }
   set_targets(std::move(targets));
 }
 
@@ -41,7 +57,7 @@ void Relay::set_targets(std::vector<Target> targets) {
     const std::lock_guard lock(mutex_);
     if (targets == targets_) return;
     targets_ = std::move(targets);
-    book_.set_targets(targets_);
+    book_->set_targets(targets_);
     update_copy_whole();
     std::map<Destination, PathProof> before = std::exchange(proofs_, {});
     for (const Target& target : targets_) {
@@ -156,10 +172,14 @@ std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
     if (proof != proofs.end() && !proof->second->proven() && !configuration_.stop)
       return Denial{Denial::Kind::unavailable, proof->second->why_not()};
   }
-  const auto stream = book_.open(production_ports, sender, reply_ports);
+  if (sender == Sender::sidecar && client_leases_)
+    return Denial{Denial::Kind::wrong,
+                  "--delivery direct is not for an intercept with --client-address preserve"};
+  const auto stream = book_->open(production_ports, sender, reply_ports);
   if (!stream) {
-    return Denial{Denial::Kind::unavailable,
-                  "every source port is leased to another sidecar: widen --source-ports"};
+    return Denial{
+        Denial::Kind::unavailable,
+        std::string("every source port is leased to another sidecar: widen ") + to_widen_};
   }
   if (streams_.size() <= *stream) streams_.resize(*stream + 1U);
   streams_[*stream] = {
@@ -169,7 +189,7 @@ std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
 }
 
 void Relay::update_copy_whole() {
-  std::vector<uint16_t> ports = book_.whole_from();
+  std::vector<uint16_t> ports = book_->whole_from();
   if (ports == whole_from_) return;
   whole_from_ = std::move(ports);
   copy_whole_(whole_from_);
@@ -201,7 +221,7 @@ void Relay::packets(StreamId stream, std::string_view batch) {
       } else if (length) {
         const auto parsed = net::parse_packet(bytes.first(*length), *length);
         if (const auto* packet = std::get_if<net::Packet>(&parsed))
-          refusal = book_.send(stream, *packet);
+          refusal = book_->send(stream, *packet);
       }
       const char* begin = batch.data();
       batch.remove_prefix(length.value_or(batch.size()));
@@ -224,19 +244,29 @@ void Relay::packets(StreamId stream, std::string_view batch) {
 
 void Relay::more_source_ports(StreamId stream) {
   std::shared_ptr<Downlink> downlink;
+  std::optional<std::string> log;
   {
     const std::lock_guard lock(mutex_);
-    if (book_.extend(stream) > 0) downlink = streams_[stream].downlink;
+    if (book_->extend(stream) > 0)
+      downlink = streams_[stream].downlink;
+    else
+      log = no_ports_log_.allow(program::LogLimit::Clock::now());
   }
   if (downlink) downlink->lease_changed();
+  if (log) {
+    spdlog::warn(
+        "a sidecar has sessions on half of its source ports, and there are no more: those beyond "
+        "are shed as no_source_port; widen {}{}",
+        to_widen_, *log);
+  }
 }
 
 LeaseContents Relay::lease(StreamId stream) const {
   const std::lock_guard lock(mutex_);
   LeaseContents lease;
-  lease.ports = book_.ports(stream);
-  for (const net::Family family : {net::Family::ipv4, net::Family::ipv6})
-    if (const auto address = book_.own_address(family)) lease.sources.push_back(*address);
+  auto sources = book_->sources(stream);
+  lease.client_sources = !sources;
+  if (sources) lease.sources = std::move(*sources);
   const auto& ports = streams_[stream].production_ports;
   for (const Target& target : targets_) {
     const PathProof& proof = proofs_.at(destination_of(target));
@@ -251,7 +281,7 @@ void Relay::close(StreamId stream) {
   std::string resets;
   {
     const std::lock_guard lock(mutex_);
-    add(counters_.sessions_reset, ResetReason::stream_ended, book_.close(stream, resets));
+    add(counters_.sessions_reset, ResetReason::stream_ended, book_->close(stream, resets));
     streams_[stream] = Stream();
     update_copy_whole();
   }
@@ -274,7 +304,7 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
         ++foreign;
         continue;
       }
-      const LeaseBook::Arrived arrived = book_.arrive(*packet);
+      const LeaseBook::Arrived arrived = book_->arrive(*packet);
       switch (arrived.what) {
         case LeaseBook::Arrival::session: {
           if (outgoing_.size() <= arrived.stream) outgoing_.resize(arrived.stream + 1U);
@@ -356,7 +386,7 @@ bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths)
       if (const auto* found = std::get_if<Path>(&path)) {
         const net::Family family = found->own_address.family();
         auto& of_family = own[static_cast<size_t>(family)];
-        if (!of_family || found->own_address == book_.own_address(family))
+        if (!of_family || found->own_address == book_->own_address(family))
           of_family = found->own_address;
       }
     }
@@ -371,9 +401,9 @@ bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths)
     }
     for (const net::Family family : {net::Family::ipv4, net::Family::ipv6}) {
       const auto& now = own[static_cast<size_t>(family)];
-      const auto before = book_.own_address(family);
+      const auto before = book_->own_address(family);
       if (!now || now == before) continue;
-      book_.set_own_address(family, *now);
+      book_->set_own_address(family, *now);
       changed = true;
       if (!before) continue;
       const std::string reason = "the intercept's address was " + before->to_string() + " and is " +
@@ -392,8 +422,13 @@ std::vector<net::IpAddress> Relay::own_addresses() const {
   const std::lock_guard lock(mutex_);
   std::vector<net::IpAddress> addresses;
   for (const net::Family family : {net::Family::ipv4, net::Family::ipv6})
-    if (const auto address = book_.own_address(family)) addresses.push_back(*address);
+    if (const auto address = book_->own_address(family)) addresses.push_back(*address);
   return addresses;
+}
+
+void Relay::set_local_addresses(std::vector<net::IpAddress> addresses) {
+  const std::lock_guard lock(mutex_);
+  if (client_leases_ != nullptr) client_leases_->set_local_addresses(std::move(addresses));
 }
 
 void Relay::set_obstacle(std::optional<std::string> obstacle) {
@@ -441,7 +476,7 @@ void Relay::drain() {
     uint32_t sessions = 0;
     for (size_t stream = 0; stream < streams_.size(); ++stream)
       if (streams_[stream].downlink)
-        sessions += book_.reset_sessions(static_cast<StreamId>(stream), resets);
+        sessions += book_->reset_sessions(static_cast<StreamId>(stream), resets);
     add(counters_.sessions_reset, ResetReason::drained, sessions);
     streams = downlinks();
   }
@@ -490,8 +525,8 @@ Relay::Statistics Relay::statistics() const {
   const std::lock_guard lock(mutex_);
   Statistics statistics;
   statistics.streams = downlinks().size();
-  statistics.free_ports = book_.free_ports();
-  statistics.leased_ports = book_.leased_ports();
+  statistics.free_ports = book_->free_ports();
+  statistics.leased_ports = book_->leased_ports();
   for (const auto& [destination, proof] : proofs_) {
     const auto& [endpoint, protocol] = destination;
     statistics.proven.emplace_back(

@@ -17,6 +17,8 @@
 #include <variant>
 #include <vector>
 
+#include "intercept/client_addresses.h"
+#include "intercept/client_leases.h"
 #include "intercept/counters.h"
 #include "intercept/lease.h"
 #include "intercept/path.h"
@@ -63,8 +65,8 @@ struct LeaseContents {
 
     bool operator==(const LeasedTarget&) const = default;
   };
-  std::vector<net::IpAddress> sources;
-  std::vector<PortRange> ports;
+  std::vector<SourceRange> sources;
+  bool client_sources = false;        // in place of `sources`
   std::vector<LeasedTarget> targets;  // only those whose path is proven
 };
 
@@ -90,7 +92,7 @@ class Relay {
   // The first of `source_ports` is kept for proofs; there must be at least two. `seed` makes the
   // proofs' sequence numbers. `send` is called by any thread, `counters` outlives this.
   Relay(PortRange source_ports, std::vector<Target> targets, uint32_t seed, Send send,
-        Counters& counters, Targets kind = Targets::fixed);
+        Counters& counters, Targets kind = Targets::fixed, const ClientAddresses& clients = {});
 
   // --- for streams; any thread, but one call at a time for each stream
 
@@ -135,6 +137,8 @@ class Relay {
   // changed, which ends every stream.
   bool set_paths(const std::vector<std::variant<Path, std::string>>& paths);
   std::vector<net::IpAddress> own_addresses() const;
+  // All that this host has: no client's own address is one of them.
+  void set_local_addresses(std::vector<net::IpAddress> addresses);
   // While there is one, no stream is accepted and nothing is proven.
   void set_obstacle(std::optional<std::string> obstacle);
   // Sends SYNs of the proofs that are due.
@@ -195,6 +199,7 @@ class Relay {
   std::vector<std::shared_ptr<Downlink>> downlinks() const;
 
   const Targets kind_;
+  const char* const to_widen_;  // for more source ports
   const uint16_t proof_port_;
   const Send send_;
   CopyWhole copy_whole_ = [](const std::vector<uint16_t>& /*ports*/) {};
@@ -204,7 +209,8 @@ class Relay {
   mutable std::mutex mutex_;
   std::condition_variable stream_ended_;
   std::vector<Target> targets_;
-  LeaseBook book_;
+  std::unique_ptr<Leases> book_;
+  ClientLeases* client_leases_ = nullptr;  // book_, where it is of these
   using Destination = std::pair<net::Endpoint, net::Protocol>;
   std::map<Destination, PathProof> proofs_;  // of each that targets_ have
   uint32_t next_sequence_;                   // of the next proof
@@ -216,6 +222,7 @@ class Relay {
   bool draining_ = false;
   std::vector<uint16_t> whole_from_;  // as copy_whole_ was told last
   program::LogLimit refused_log_;
+  program::LogLimit no_ports_log_;
 
   std::vector<Outgoing> outgoing_;  // by StreamId
   std::vector<StreamId> touched_;

@@ -31,13 +31,12 @@ std::string bytes_of(const net::IpAddress& address) {
 }
 
 void write_lease(const LeaseContents& contents, v1::Lease& lease) {
-  for (const net::IpAddress& address : contents.sources) {
-    for (const PortRange& ports : contents.ports) {
-      v1::SourceRange& range = *lease.add_sources();
-      range.set_address(bytes_of(address));
-      range.set_first_port(ports.first);
-      range.set_last_port(ports.last);
-    }
+  lease.set_client_sources(contents.client_sources);
+  for (const auto& [address, ports] : contents.sources) {
+    v1::SourceRange& range = *lease.add_sources();
+    range.set_address(bytes_of(address));
+    range.set_first_port(ports.first);
+    range.set_last_port(ports.last);
   }
   for (const auto& [from, path_mtu] : contents.targets) {
     v1::Target& target = *lease.add_targets();

@@ -51,16 +51,21 @@ constexpr int queue_bytes = 8 << 20;
 constexpr size_t most_ports = 64;
 
 // Loads are relative to the network header, whatever the link layer is.
-bool attach_filter(int socket, PortRange ports, std::vector<uint16_t> whole_from) {
+bool attach_filter(int socket, const Tap::Filter& filter, std::vector<uint16_t> whole_from) {
   constexpr uint32_t network = static_cast<uint32_t>(SKF_NET_OFF);
   constexpr uint32_t packet_type = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_PKTTYPE);
+  const uint32_t port = filter.of_source ? 0 : 2;
+  const auto is_for_us =
+      filter.any_link_address
+          ? sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 0, 1)
+          : sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_HOST, 1, 0);
   constexpr uint32_t protocol = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_PROTOCOL);
   const bool from_all = whole_from.size() > most_ports;
   if (from_all) whole_from.clear();
   const auto sources = static_cast<uint8_t>(whole_from.size());
   std::vector<sock_filter> code = {
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, packet_type),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_HOST, 1, 0),
+      is_for_us,
       sock_filter BPF_STMT(BPF_RET | BPF_K, 0),
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, protocol),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IPV6, 8, 0),
@@ -78,11 +83,11 @@ bool attach_filter(int socket, PortRange ports, std::vector<uint16_t> whole_from
       sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 1, 0),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 3),
       sock_filter BPF_STMT(BPF_LDX | BPF_IMM, net::ipv6_header_length),
-      // Where the header of TCP or UDP begins is known: the port that it is for.
-      sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_IND, network + 2),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ports.first, 1, 0),
+      // Where the header of TCP or UDP begins is known: the port that it is for, or from.
+      sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_IND, network + port),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, filter.ports.first, 1, 0),
       sock_filter BPF_STMT(BPF_RET | BPF_K, 0),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, ports.last, 0, 1),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, filter.ports.last, 0, 1),
       sock_filter BPF_STMT(BPF_RET | BPF_K, 0),
       // And that from which it comes.
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_IND, network),
@@ -98,13 +103,13 @@ bool attach_filter(int socket, PortRange ports, std::vector<uint16_t> whole_from
 
 }  // namespace
 
-Tap::Tap(std::string interface, PortRange ports, Counters& counters)
-    : interface_(std::move(interface)), ports_(ports), counters_(counters) {
+Tap::Tap(std::string interface, const Filter& filter, Counters& counters)
+    : interface_(std::move(interface)), filter_(filter), counters_(counters) {
   // Protocol 0: no packet before bind(), when filter and ring stand.
   socket_ = program::Descriptor(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   stop_ = program::Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!socket_ || !stop_) fail("no packet socket can be opened");
-  if (!attach_filter(socket_.get(), ports, {})) fail("the tap's filter was not accepted");
+  if (!attach_filter(socket_.get(), filter, {})) fail("the tap's filter was not accepted");
   const int version = TPACKET_V2;
   tpacket_req request{};
   request.tp_block_size = block_bytes;
@@ -133,6 +138,13 @@ Tap::~Tap() {
   ::munmap(ring_, ring_bytes);
 }
 
+void Tap::set_filter(const Filter& filter) {
+  const std::lock_guard lock(filter_mutex_);
+  filter_ = filter;
+  if (!attach_filter(socket_.get(), filter_, whole_from_))
+    fail("the tap's filter was not accepted");
+}
+
 bool Tap::rebind() {
   sockaddr_ll address{};
   address.sll_family = AF_PACKET;
@@ -144,7 +156,9 @@ bool Tap::rebind() {
 
 void Tap::copy_whole(const std::vector<uint16_t>& from) {
   // One that is not taken leaves the sidecar without what it waits for, which it says.
-  attach_filter(socket_.get(), ports_, from);
+  const std::lock_guard lock(filter_mutex_);
+  whole_from_ = from;
+  attach_filter(socket_.get(), filter_, whole_from_);
 }
 
 void Tap::read_statistics() {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,16 +17,25 @@ namespace trafficmirror::intercept {
 
 // A ring of packet headers shared with the kernel (packet(7), TPACKET_V2): each packet is there as
 // soon as it came, without the wait for a block to fill that TPACKET_V3 has. A filter lets through
-// only TCP and UDP that came in for a port of the range. What does not fit into the ring and is
-// wanted whole comes through the socket's queue besides (PACKET_COPY_THRESH), in the ring's order.
+// only TCP and UDP that came in for, or from, a port of the range. What does not fit into the ring
+// and is wanted whole comes through the socket's queue besides (PACKET_COPY_THRESH), in the ring's
+// order.
 class Tap {
  public:
+  struct Filter {
+    PortRange ports;
+    bool of_source = false;
+    // Also what has another link address than the interface.
+    bool any_link_address = false;
+
+    bool operator==(const Filter&) const = default;
+  };
   using Headers = std::span<const uint8_t>;
   // What came, oldest first; the bytes are good during the call only.
   using Handler = std::function<void(std::span<const Headers>)>;
 
   // Throws StartError. `counters` has to outlive this. It sees packets from here on.
-  Tap(std::string interface, PortRange ports, Counters& counters);
+  Tap(std::string interface, const Filter& filter, Counters& counters);
   ~Tap();
   Tap(const Tap&) = delete;
   Tap& operator=(const Tap&) = delete;
@@ -36,6 +46,8 @@ class Tap {
   // Any thread.
   void stop();
 
+  // Another filter from here on. Any thread; throws StartError.
+  void set_filter(const Filter& filter);
   // From these ports of the shadow's, packets are there whole from here on, up to
   // first_reply_bytes; of all others only what fits into the ring. Any thread.
   void copy_whole(const std::vector<uint16_t>& from);
@@ -49,7 +61,9 @@ class Tap {
   Headers take_whole(size_t number, Headers in_ring);
 
   const std::string interface_;
-  const PortRange ports_;
+  std::mutex filter_mutex_;
+  Filter filter_;                     // under it
+  std::vector<uint16_t> whole_from_;  // likewise
   Counters& counters_;
   program::Descriptor socket_;
   program::Descriptor stop_;

@@ -103,8 +103,12 @@ void Engine::remove_stream(Stream& stream) {
 
 void Engine::set_lease(Time now, Stream& stream, const Lease& lease) {
   stream.has_lease = true;
-  stream.source_ports.lease(lease.sources);
-  if (!options_.udp_ports.empty()) stream.udp_source_ports.lease(lease.sources);
+  if (lease.client_sources) {
+    stream.source_ports.lease_clients();
+  } else {
+    stream.source_ports.lease(lease.sources);
+    if (!options_.udp_ports.empty()) stream.udp_source_ports.lease(lease.sources);
+  }
   std::vector<Lease::Target>& targets = stream.targets;
   const std::vector<Lease::Target> before = std::exchange(targets, lease.targets);
   const auto find = [&](const Lease::Target& its) {
@@ -559,9 +563,9 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key,
       stopped_by(Obstacle::uplink_full);
       continue;
     }
-    const SourcePorts& ports =
-        protocol == net::Protocol::tcp ? stream.source_ports : stream.udp_source_ports;
-    if (!ports.has_free(stream.targets[target].endpoint.address.family())) {
+    const net::Endpoint& to = stream.targets[target].endpoint;
+    if (protocol == net::Protocol::tcp ? !stream.source_ports.has_free({key.client, to})
+                                       : !stream.udp_source_ports.has_free(to.address.family())) {
       stopped_by(Obstacle::no_source_port);
       continue;
     }
@@ -649,7 +653,7 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
     if (const auto* none = std::get_if<ShedReason>(&way))
       result = *none;
     else
-      result = open_session(now, std::get<Way>(way), syn);
+      result = open_session(now, std::get<Way>(way), flow.key->client, syn);
   }
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     if (syn)
@@ -676,13 +680,14 @@ void Engine::shed(Flow& flow, ShedReason reason) {
 }
 
 std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Way& way,
+                                                             const net::Endpoint& client,
                                                              const net::Packet* syn) {
   Stream& stream = *way.stream;
   if (draining_ || !stream.has_lease) return ShedReason::no_stream;
   if (stream.full) return ShedReason::uplink_full;
   if (!room_for(session_size)) return ShedReason::memory_limit;
   const Lease::Target& target = stream.targets[way.target];
-  const auto source = stream.source_ports.take(target.endpoint.address.family());
+  const auto source = stream.source_ports.take({client, target.endpoint});
   if (!source) return ShedReason::no_source_port;
 
   const Path path{stream.source_ports.endpoint(*source), target.endpoint, target.path_mtu};
@@ -717,7 +722,7 @@ void Engine::on_shadow(Time now, Stream& stream, const net::Packet& packet) {
     on_answer(stream, packet);
     return;
   }
-  SessionEntry* entry = stream.source_ports.user(packet.destination);
+  SessionEntry* entry = stream.source_ports.user(packet.destination, packet.source);
   if (!entry || stream.targets[entry->target].endpoint != packet.source) {
     if (packet.tcp.flags.rst) return;
     // RFC 9293 section 3.10.7.1: to a port that is closed.
@@ -827,6 +832,8 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
     options_.login_failed(stream.targets[entry.target].endpoint, *failure);
   Flow* flow = entry.flow;
   if (flow) flow->session = nullptr;
+  // Before a session that goes on takes it: a client's own address and port has no substitute.
+  stream.source_ports.give_back(entry.source, entry.session.connection().next_initial_sequence());
   if (entry.session.has_rest()) continue_in_new_session(now, entry);
   if (flow && !flow->session) {
     flow->gap.reset();
@@ -837,7 +844,6 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
     flow->client = Reassembly(flow->client->next());
     flow->counted = flow->boundary == Boundary::certain;
   }
-  stream.source_ports.give_back(entry.source, entry.session.connection().next_initial_sequence());
   stream.timers.remove(entry);
   set_busy(entry, false);
   if (entry.touched)
@@ -850,7 +856,9 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
 // The shadow has closed, production has not: what the client has to say goes on in a new session
 // with the same target, by the same stream.
 void Engine::continue_in_new_session(Time now, SessionEntry& entry) {
-  const auto result = open_session(now, {&stream_of(entry), entry.target}, nullptr);
+  Stream& stream = stream_of(entry);
+  const net::Endpoint client = stream.source_ports.endpoint(entry.source);
+  const auto result = open_session(now, {&stream, entry.target}, client, nullptr);
   if (const auto* reason = std::get_if<ShedReason>(&result)) {
     ++counters_[*reason];
     return;

@@ -227,7 +227,9 @@ class Engine {
   bool is_without_way(const FlowCopy& key, net::Protocol protocol) const;
   // Whether a packet of production's client makes a session of this copy.
   bool opens_session(const FlowCopy& key, const net::Packet& packet) const;
+  // `client` is whose session it is, of which its source may be.
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
+                                                       const net::Endpoint& client,
                                                        const net::Packet* syn);
   Stream& stream_of(const SessionEntry& entry) { return *streams_[entry.stream]; }
   Path path_of(const SessionEntry& entry);

@@ -23,6 +23,8 @@ struct Lease {
   };
   std::vector<Source> sources;
   std::vector<Target> targets;
+  // In place of `sources`: each session's source is its client's own address and port.
+  bool client_sources = false;
 };
 
 }  // namespace trafficmirror::session

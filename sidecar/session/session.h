@@ -227,15 +227,16 @@ class Session {
   // The exchange in hand; the first of a session in production, so that its lag is known.
   Time began_at_;
   Time waiting_since_;
-  Rhythm rhythm_ = Rhythm::turns;
-  Farewell farewell_ = Farewell::none;
-  bool held_ = false;
-  bool has_login_ = false;  // that began with one
-  bool catching_up_ = false;
-  Ahead ahead_ = Ahead::no;
-  bool exchange_open_ = false;  // the exchange in hand has bytes and its answer was not counted
+  // Bits, as there are a hundred thousand of these.
+  Rhythm rhythm_ : 2 = Rhythm::turns;
+  Farewell farewell_ : 2 = Farewell::none;
+  Ahead ahead_ : 2 = Ahead::no;
+  bool held_ : 1 = false;
+  bool has_login_ : 1 = false;  // that began with one
+  bool catching_up_ : 1 = false;
+  bool exchange_open_ : 1 = false;  // the exchange in hand has bytes and its answer was not counted
+  bool reset_unanswered_ : 1 = false;  // production's server had not answered either when it came
   CloseReason reset_reason_ = CloseReason::production_reset;
-  bool reset_unanswered_ = false;  // production's server had not answered either when it came
   std::optional<CloseReason> closed_;
   std::optional<CloseReason> closing_;  // set by close(): the RST is still to be sent
 };

@@ -8,8 +8,8 @@
 namespace trafficmirror::uplink {
 namespace {
 
-// An intercept leases one address of each family, in at most 256 blocks of ports.
-constexpr int max_sources = 1024;
+// An intercept leases at most 256 addresses, in blocks of 256 ports.
+constexpr int max_sources = 1 << 16;
 constexpr int max_targets = 1024;
 
 net::Port to_port(uint32_t number) {
@@ -35,6 +35,7 @@ std::optional<session::Lease> to_lease(const v1::Lease& message) {
   if (message.sources_size() > max_sources || message.targets_size() > max_targets)
     return std::nullopt;
   session::Lease lease;
+  lease.client_sources = message.client_sources();
   for (const v1::SourceRange& range : message.sources()) {
     const auto address = to_address(range.address());
     if (!address || range.first_port() == 0 || range.first_port() > range.last_port() ||

@@ -269,11 +269,11 @@ class Intercept {
   void require_leased(size_t stream, const Ends& ends) const {
     const intercept::LeaseContents lease = relay_.lease(*streams_[stream]);
     require(std::any_of(lease.sources.begin(), lease.sources.end(),
-                        [&](const net::IpAddress& own) { return raw(own) == ends.source; }),
-            "the source address is leased");
-    require(std::any_of(lease.ports.begin(), lease.ports.end(),
-                        [&](PortRange range) { return range.contains(ends.source_port); }),
-            "the source port is leased");
+                        [&](const intercept::SourceRange& range) {
+                          return raw(range.address) == ends.source &&
+                                 range.ports.contains(ends.source_port);
+                        }),
+            "the source is leased");
     const std::vector<net::ProductionPort> ports = production_ports(stream);
     require(std::any_of(targets_.begin(), targets_.end(),
                         [&](const Target& target) {

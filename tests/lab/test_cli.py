@@ -82,7 +82,7 @@ class CommandLine(labtest.LabTest):
         self.assert_refused(lab.intercept, self.intercept(filter="prot 80"), "--filter")
         self.assert_refused(lab.intercept, self.intercept(target="80"), "--target")
         self.assert_refused(lab.intercept, self.intercept(source_ports="9-1"), "--source-ports")
-        command = self.intercept(client_address="preserve")
+        command = self.intercept(client_address="preserved")
         self.assert_refused(lab.intercept, command, "--client-address")
 
     def test_wrong_credentials(self):

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "intercept/client_addresses.h"
+#include "intercept/client_leases.h"
 #include "intercept/kernel_state.h"
 #include "intercept/lease.h"
 #include "intercept/options.h"
@@ -35,6 +37,15 @@ LeaseBook book(PortRange ports = {10001, 32767}) {
   return book;
 }
 
+// Of IPv4.
+std::vector<PortRange> ports(const LeaseBook& leases, StreamId stream) {
+  std::vector<PortRange> ranges;
+  const auto sources = *leases.sources(stream);
+  for (const auto& [address, range] : sources)
+    if (address == *net::IpAddress::parse(own)) ranges.push_back(range);
+  return ranges;
+}
+
 std::string from(uint16_t port) {
   return own + ":" + std::to_string(port);
 }
@@ -49,9 +60,9 @@ TEST(Lease, ANewStreamGetsFourBlocksAndDoublesThem) {
   LeaseBook leases = book();
   const auto stream = leases.open(http);
   ASSERT_TRUE(stream);
-  EXPECT_EQ(leases.ports(*stream), (std::vector<PortRange>{{10001, 11024}}));
+  EXPECT_EQ(ports(leases, *stream), (std::vector<PortRange>{{10001, 11024}}));
   EXPECT_EQ(leases.extend(*stream), 1024u);
-  EXPECT_EQ(leases.ports(*stream), (std::vector<PortRange>{{10001, 12048}}));
+  EXPECT_EQ(ports(leases, *stream), (std::vector<PortRange>{{10001, 12048}}));
   EXPECT_EQ(leases.leased_ports(), 2048u);
   EXPECT_EQ(leases.free_ports() + leases.leased_ports(), 22767u);
 }
@@ -62,7 +73,7 @@ TEST(Lease, StreamsNeverShareAPort) {
   for (int i = 0; i < 3; ++i) {
     const auto stream = leases.open(http);
     leases.extend(*stream);
-    for (const PortRange& range : leases.ports(*stream))
+    for (const PortRange& range : ports(leases, *stream))
       for (uint32_t port = range.first; port <= range.last; ++port)
         EXPECT_TRUE(seen.insert(static_cast<uint16_t>(port)).second) << port;
   }
@@ -73,7 +84,7 @@ TEST(Lease, FewPortsRatherThanNone) {
   const auto first = leases.open(http);
   const auto second = leases.open(http);
   ASSERT_TRUE(first && second);
-  EXPECT_EQ(leases.ports(*second), (std::vector<PortRange>{{11025, 11300}}));
+  EXPECT_EQ(ports(leases, *second), (std::vector<PortRange>{{11025, 11300}}));
   EXPECT_EQ(leases.extend(*second), 0u);
   EXPECT_FALSE(leases.open(http));
 }
@@ -84,7 +95,7 @@ TEST(Lease, PortsGivenBackRestLongest) {
   const auto first = leases.open(http);
   leases.close(*first, resets);
   const auto second = leases.open(http);
-  EXPECT_EQ(leases.ports(*second),
+  EXPECT_EQ(ports(leases, *second),
             (std::vector<PortRange>{{10001 + 4 * 256, 10001 + 6 * 256 - 1}, {10001, 10512}}));
   EXPECT_EQ(leases.free_ports(), 512u);
 }
@@ -212,7 +223,7 @@ TEST(Lease, AStreamThatEndsResetsWhatIsOpen) {
     std::string resets;
     EXPECT_EQ(leases.close(stream, resets), each.sequences.empty() ? 0u : 1u) << each.description;
     EXPECT_EQ(describe_all(resets), expected) << each.description;
-    EXPECT_EQ(size(leases.ports(*leases.open(http))), 1024u);
+    EXPECT_EQ(size(ports(leases, *leases.open(http))), 1024u);
   }
 }
 
@@ -417,9 +428,166 @@ TEST(Options, SourcePortsAreReadAndRefused) {
   EXPECT_EQ(ports, (PortRange{20000, 20001}));
 }
 
-TEST(Options, OtherClientAddressesAreRefusedWithWhatThereIs) {
-  EXPECT_FALSE(accept_client_address("masquerade"));
-  EXPECT_NE(accept_client_address("preserve")->find("masquerade"), std::string::npos);
+TEST(Pool, SpreadsTheSessionsOfAStreamOverItsAddresses) {
+  const auto network = Network::parse("198.18.0.0/15");
+  const auto addresses = addresses_of(*network);
+  ASSERT_EQ(addresses.size(), 256u);
+  EXPECT_EQ(addresses.front(), *net::IpAddress::parse("198.18.0.1"));
+  EXPECT_EQ(addresses[1], *net::IpAddress::parse("198.18.2.0")) << "all of it, evenly";
+  LeaseBook leases({10001, 12048}, targets(), {addresses, {}});
+  const StreamId stream = *leases.open(http);
+  const auto sources = *leases.sources(stream);
+  ASSERT_EQ(sources.size(), 32u);
+  EXPECT_EQ(sources[1], (SourceRange{addresses[1], {10001, 10256}}));
+  EXPECT_EQ(leases.free_ports() + leases.leased_ports(), 256u * 2048);
+  EXPECT_EQ(leases.own_address(net::Family::ipv6), std::nullopt);
+
+  const Segment syn{.sequence = 1, .flags = {.syn = true}};
+  const auto send = [&](const std::string& source) {
+    return leases.send(stream, parsed(packet(source, shadow, syn)));
+  };
+  EXPECT_EQ(send("198.18.0.1:10001"), std::nullopt);
+  EXPECT_EQ(send("198.18.2.0:10256"), std::nullopt);
+  EXPECT_EQ(send("198.18.2.0:10257"), Refusal::source) << "another block";
+  EXPECT_EQ(send("198.18.0.2:10001"), Refusal::source) << "none of the 256";
+  EXPECT_EQ(send("10.0.1.2:10001"), Refusal::source);
+  const auto arrive = [&](const std::string& destination) {
+    return leases.arrive(parsed(packet(shadow, destination, {.flags = {.ack = true}}))).what;
+  };
+  EXPECT_EQ(arrive("198.18.2.0:10256"), LeaseBook::Arrival::session);
+  EXPECT_EQ(arrive("198.18.2.0:10255"), LeaseBook::Arrival::closed_port);
+  EXPECT_EQ(arrive("198.18.2.0:12000"), LeaseBook::Arrival::closed_port) << "never leased";
+  EXPECT_EQ(arrive("198.18.2.1:10256"), LeaseBook::Arrival::foreign);
+  std::string resets;
+  EXPECT_EQ(leases.close(stream, resets), 2u);
+  EXPECT_EQ(describe_all(resets)[2], "198.18.2.0:10256 > 10.0.0.5:8080 RST seq 2 ack 0 len 0");
+}
+
+TEST(Pool, OfOneAddressOrOfIPv6) {
+  const auto addresses = [](const char* text) {
+    std::vector<std::string> texts;
+    for (const auto& address : addresses_of(*Network::parse(text)))
+      texts.push_back(address.to_string());
+    return texts;
+  };
+  EXPECT_EQ(addresses("198.18.0.7/32"), std::vector<std::string>{"198.18.0.7"});
+  EXPECT_EQ(addresses("198.18.0.6/31"), (std::vector<std::string>{"198.18.0.6", "198.18.0.7"}));
+  EXPECT_EQ(addresses("198.18.0.4/30"), (std::vector<std::string>{"198.18.0.5", "198.18.0.6"}));
+  EXPECT_EQ(addresses("fd00::/126"), (std::vector<std::string>{"fd00::1", "fd00::2", "fd00::3"}));
+  EXPECT_EQ(addresses("fd00::/64").size(), 256u);
+  EXPECT_EQ(addresses("10.255.255.0/24").back(), "10.255.255.254");
+}
+
+class Clients : public testing::Test {
+ protected:
+  Clients() {
+    leases.set_own_address(net::Family::ipv4, *net::IpAddress::parse("192.0.2.1"));
+    leases.set_local_addresses({*net::IpAddress::parse("10.0.0.9")});
+  }
+  std::optional<Refusal> send(StreamId stream, const std::string& source, const Segment& segment,
+                              const std::string& to = shadow) {
+    return leases.send(stream, parsed(packet(source, to, segment)));
+  }
+  LeaseBook::Arrived arrive(const std::string& destination, const Segment& segment) {
+    return leases.arrive(parsed(packet(shadow, destination, segment)));
+  }
+
+  ClientLeases leases{targets()};
+  StreamId one = *leases.open(http), other = *leases.open(http);
+  const Segment syn{.sequence = 1, .flags = {.syn = true}};
+  const Segment data{.sequence = 2, .flags = {.ack = true}, .payload = "x"};
+  const Segment fin{.sequence = 3, .acknowledgment = 2, .flags = {.fin = true, .ack = true}};
+  const Segment rst{.sequence = 3, .flags = {.rst = true}};
+};
+
+TEST_F(Clients, AnySourceThatAnotherHostCouldHave) {
+  EXPECT_EQ(leases.sources(one), std::nullopt);
+  EXPECT_EQ(send(one, "203.0.113.7:4000", syn), std::nullopt);
+  EXPECT_EQ(send(one, "[2001:db8:1::7]:4000", syn, "[fd00::5]:8080"), std::nullopt);
+  EXPECT_EQ(send(one, "203.0.113.7:4000", data), std::nullopt);
+  for (const char* wrong : {"10.0.0.5:4000",   // the shadow's
+                            "10.0.0.9:4000",   // this host's
+                            "192.0.2.1:4000",  // the proofs'
+                            "127.0.0.1:4000", "0.0.0.0:4000", "224.0.0.1:4000", "169.254.1.1:4000",
+                            "255.255.255.255:4000"})
+    EXPECT_EQ(send(one, wrong, syn), Refusal::source) << wrong;
+  for (const char* wrong : {"[::1]:4000", "[::]:4000", "[ff02::1]:4000", "[fe80::1]:4000"})
+    EXPECT_EQ(send(one, wrong, syn, "[fd00::5]:8080"), Refusal::source) << wrong;
+  EXPECT_EQ(send(one, "203.0.113.7:4001", syn, "10.0.0.5:22"), Refusal::target);
+  EXPECT_EQ(send(one, "203.0.113.7:4001", syn, "10.0.0.6:6379"), Refusal::target)
+      << "another production port's";
+  EXPECT_EQ(send(one, "203.0.113.7:4002", data), Refusal::source) << "no SYN has begun it";
+}
+
+TEST_F(Clients, AConnectionBelongsToTheStreamThatOpenedIt) {
+  const std::string client = "203.0.113.7:4000";
+  EXPECT_EQ(send(one, client, syn), std::nullopt);
+  EXPECT_EQ(send(other, client, syn), Refusal::source);
+  EXPECT_EQ(send(other, client, data), Refusal::source);
+  EXPECT_EQ(send(other, client, rst), Refusal::source);
+  EXPECT_EQ(arrive(client, data).stream, one);
+  EXPECT_EQ(send(one, client, fin), std::nullopt);
+  EXPECT_EQ(send(other, client, syn), Refusal::source) << "it is closed on one side only";
+  EXPECT_EQ(arrive(client, fin).what, LeaseBook::Arrival::session);
+  EXPECT_EQ(arrive(client, fin).stream, one) << "sent again";
+  EXPECT_EQ(send(other, client, syn), std::nullopt);
+  EXPECT_EQ(arrive(client, data).stream, other);
+  EXPECT_EQ(send(one, client, data), Refusal::source);
+  EXPECT_EQ(send(other, client, syn), std::nullopt) << "its own goes on in a new one";
+}
+
+TEST_F(Clients, WhatNobodyKnowsIsAClosedPort) {
+  const std::string client = "203.0.113.7:4000";
+  EXPECT_EQ(arrive(client, data).what, LeaseBook::Arrival::closed_port);
+  send(one, client, syn);
+  send(one, client, rst);
+  EXPECT_EQ(arrive(client, data).what, LeaseBook::Arrival::closed_port);
+  EXPECT_EQ(arrive("192.0.2.1:4000", data).what, LeaseBook::Arrival::foreign) << "a proof's";
+  EXPECT_EQ(leases.arrive(parsed(packet("10.0.0.7:80", client, data))).what,
+            LeaseBook::Arrival::foreign)
+      << "of no target";
+}
+
+TEST_F(Clients, AStreamThatEndsResetsItsOwn) {
+  send(one, "203.0.113.7:4000", syn);
+  send(one, "203.0.113.7:4001", syn);
+  send(one, "203.0.113.7:4001", rst);
+  send(other, "203.0.113.8:4000", syn);
+  std::string resets;
+  EXPECT_EQ(leases.close(one, resets), 1u);
+  EXPECT_EQ(describe_all(resets)[0], "203.0.113.7:4000 > 10.0.0.5:8080 RST seq 2 ack 0 len 0");
+  EXPECT_EQ(leases.leased_ports(), 1u);
+  EXPECT_EQ(send(other, "203.0.113.7:4000", syn), std::nullopt);
+}
+
+TEST_F(Clients, WhatHasEndedIsForgottenInTheEnd) {
+  for (uint32_t i = 0; i < 50'000; ++i) {
+    const std::string client =
+        "10.1." + std::to_string(i / 250) + "." + std::to_string(i % 250) + ":4000";
+    ASSERT_EQ(send(one, client, syn), std::nullopt);
+    ASSERT_EQ(send(one, client, rst), std::nullopt);
+  }
+  EXPECT_EQ(leases.leased_ports(), 0u);
+  std::string resets;
+  EXPECT_EQ(leases.close(one, resets), 0u);
+}
+
+TEST(Options, ClientAddressesAreReadAndRefused) {
+  ClientAddresses read;
+  EXPECT_FALSE(accept_client_address("preserve", read));
+  EXPECT_EQ(read.mode, ClientAddresses::Mode::preserve);
+  EXPECT_FALSE(accept_client_address("pool=198.18.0.0/15,fd00:1::/64", read));
+  EXPECT_EQ(read.mode, ClientAddresses::Mode::pool);
+  EXPECT_EQ(read.pool[0], Network::parse("198.18.0.0/15"));
+  EXPECT_EQ(read.pool[1], Network::parse("fd00:1::/64"));
+  EXPECT_FALSE(accept_client_address("masquerade", read));
+  EXPECT_EQ(read.mode, ClientAddresses::Mode::masquerade);
+  EXPECT_EQ(read.pool[0], std::nullopt);
+  for (const char* wrong :
+       {"", "preserved", "pool", "pool=", "pool=198.18.0.0", "pool=198.18.0.1/15",
+        "pool=198.18.0.0/33", "pool=198.18.0.0/15,198.20.0.0/16", "pool=127.0.0.0/8",
+        "pool=224.0.0.0/4", "pool=fe80::/64", "pool=0.0.0.0/0", "pool=::/0", "pool=198.18.0.0/15,"})
+    EXPECT_TRUE(accept_client_address(wrong, read)) << wrong;
 }
 
 }  // namespace

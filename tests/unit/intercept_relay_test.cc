@@ -23,6 +23,10 @@ std::string from(uint16_t port) {
   return own + ":" + std::to_string(port);
 }
 
+std::vector<SourceRange> leased(const std::string& address, PortRange ports) {
+  return {{*net::IpAddress::parse(address), ports}};
+}
+
 struct FakeDownlink : Downlink {
   void headers(std::string& batch, size_t count) override {
     EXPECT_EQ(tests::split(batch, false).size(), count);
@@ -158,6 +162,23 @@ TEST(RelayOfDatagrams, NeedsARouteAndNoProof) {
   EXPECT_GT(downlink->lease_changes, 0);
 }
 
+TEST_F(RelayTest, AnAnswerToARealAddressSaysThatTheTargetIsThere) {
+  relay.set_paths({Path{*net::IpAddress::parse("192.0.2.1"), 1500, *net::IpAddress::parse(own)}});
+  for (int i = 0; i < 3; ++i) relay.prove(now + i * PathProof::interval);
+  EXPECT_EQ(injected().back(), "10.0.1.2:10000 > 10.0.0.5:8080 SYN seq 1000 ack 0 len 0");
+  arrive({packet(shadow, from(10000), {5, seed + 1, syn_ack, ""})});
+  EXPECT_TRUE(relay.not_ready()->starts_with(
+      "10.0.0.5:8080 answers 10.0.1.2 and not 192.0.2.1, whose answers have to come here"))
+      << *relay.not_ready();
+  arrive({packet(shadow, "192.0.2.1:10000", {5, seed + 1, syn_ack, ""})});
+  EXPECT_EQ(relay.not_ready(), std::nullopt);
+}
+
+TEST_F(RelayTest, AnObstacleThatIsKnownIsTheReason) {
+  relay.set_paths({Path{*net::IpAddress::parse(own), 1500, std::nullopt, "it is drowned"}});
+  EXPECT_EQ(relay.not_ready(), "no answer from 10.0.0.5:8080: it is drowned");
+}
+
 TEST_F(RelayTest, ARefusalProvesThePathToo) {
   relay.prove(now);
   sent.clear();
@@ -206,7 +227,7 @@ TEST_F(RelayTest, TheLeaseFollowsThePath) {
   LeaseContents lease = relay.lease(stream);
   ASSERT_EQ(lease.targets.size(), 1u);
   EXPECT_EQ(lease.targets[0].path_mtu, 1500u);
-  EXPECT_EQ(lease.ports, (std::vector<PortRange>{{10001, 11024}})) << "10000 is the proofs'";
+  EXPECT_EQ(lease.sources, leased(own, {10001, 11024})) << "10000 is the proofs'";
 
   set_path(own, 1500);
   EXPECT_EQ(downlink->lease_changes, 0);
@@ -215,7 +236,7 @@ TEST_F(RelayTest, TheLeaseFollowsThePath) {
   EXPECT_EQ(relay.lease(stream).targets[0].path_mtu, 1400u);
   relay.more_source_ports(stream);
   EXPECT_EQ(downlink->lease_changes, 2);
-  EXPECT_EQ(relay.lease(stream).ports, (std::vector<PortRange>{{10001, 12048}}));
+  EXPECT_EQ(relay.lease(stream).sources, leased(own, {10001, 12048}));
 
   set_path("10.0.1.9", 1400);
   EXPECT_EQ(downlink->ended, "the intercept's address was 10.0.1.2 and is 10.0.1.9 now");
@@ -434,7 +455,7 @@ TEST_F(LiveRelayTest, WithoutATargetStreamsAreServedAndWait) {
   EXPECT_EQ(relay.not_ready(), std::nullopt);
   const StreamId stream = open();
   EXPECT_TRUE(relay.lease(stream).targets.empty());
-  EXPECT_FALSE(relay.lease(stream).ports.empty());
+  EXPECT_FALSE(relay.lease(stream).sources.empty());
 
   // The target of another port does not matter to it.
   set_targets({target(second, 81)});
@@ -472,7 +493,7 @@ TEST_F(LiveRelayTest, TheOwnAddressStaysWhileItServes) {
   relay.set_paths(
       {Path{*net::IpAddress::parse("10.0.7.7"), 1500}, Path{*net::IpAddress::parse(own), 1500}});
   EXPECT_EQ(downlink->ended, "");
-  EXPECT_EQ(relay.lease(stream).sources, std::vector{*net::IpAddress::parse(own)});
+  EXPECT_EQ(relay.lease(stream).sources, leased(own, {10001, 11024}));
 }
 
 TEST_F(LiveRelayTest, WhatSidecarsAreToldChangesWhileTheyAreThere) {

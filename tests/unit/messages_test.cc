@@ -94,7 +94,7 @@ TEST(Lease, ThatMakesNoSenseIsNone) {
   EXPECT_FALSE(with_target(ipv6, 0));
   EXPECT_FALSE(with_target(ipv6, 65536));
   v1::Lease many;
-  for (int i = 0; i < 1025; ++i) add_source(many, ipv4, 10, 20);
+  for (int i = 0; i <= 1 << 16; ++i) add_source(many, ipv4, 10, 20);
   EXPECT_FALSE(to_lease(many)) << "no intercept has so many ranges";
 }
 
