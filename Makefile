@@ -13,7 +13,8 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
   libspdlog-dev libcli11-dev prometheus-cpp-dev nlohmann-json3-dev libnftables-dev libmnl-dev \
   libxxhash-dev libssl-dev zlib1g-dev libzstd-dev
 LAB_PACKAGES := python3 python3-yaml iproute2 nftables procps nginx-light redis-server redis-tools \
-  postgresql postgresql-contrib mariadb-server mariadb-client sysbench nghttp2-client nghttp2-server openssl tcpdump
+  postgresql postgresql-contrib mariadb-server mariadb-client sysbench nghttp2-client nghttp2-server openssl tcpdump \
+  dnsmasq-base dnsperf
 CLUSTER_PACKAGES := containerd runc containernetworking-plugins conntrack iptables jq busybox-static
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 FUZZ_TARGETS ?= packet session login stream configuration

@@ -18,7 +18,7 @@ std::optional<net::IpAddress> ClientLeases::own_address(net::Family family) cons
   return own_addresses_[static_cast<size_t>(family)];
 }
 
-std::optional<StreamId> ClientLeases::open(std::span<const uint16_t> production_ports,
+std::optional<StreamId> ClientLeases::open(std::span<const net::ProductionPort> production_ports,
                                            Sender /*sender*/,
                                            std::span<const uint16_t> reply_ports) {
   auto slot = std::find_if(streams_.begin(), streams_.end(),
@@ -64,7 +64,7 @@ bool ClientLeases::is_target(const Stream& stream, const net::Endpoint& endpoint
   return std::any_of(targets_.begin(), targets_.end(), [&](const Target& target) {
     return target.endpoint == endpoint &&
            std::find(stream.production_ports.begin(), stream.production_ports.end(),
-                     target.production_port) != stream.production_ports.end();
+                     target.production()) != stream.production_ports.end();
   });
 }
 
@@ -87,6 +87,7 @@ std::vector<uint16_t> ClientLeases::whole_from() const {
 std::optional<Refusal> ClientLeases::send(StreamId stream, const net::Packet& packet) {
   const net::Family family = packet.source.address.family();
   if (packet.ip_header_length != net::ip_header_length(family)) return Refusal::ip_options;
+  if (packet.protocol != net::Protocol::tcp) return Refusal::target;
   const net::FlowKey ends{packet.source, packet.destination};
   auto found = entries_.find(ends);
   if (found == entries_.end() || found->second.stream != stream || packet.tcp.flags.syn) {
@@ -107,6 +108,7 @@ std::optional<Refusal> ClientLeases::send(StreamId stream, const net::Packet& pa
 }
 
 Leases::Arrived ClientLeases::arrive(const net::Packet& packet) {
+  if (packet.protocol != net::Protocol::tcp) return {Arrival::foreign};
   const bool from_target = std::any_of(targets_.begin(), targets_.end(), [&](const Target& target) {
     return target.endpoint == packet.source;
   });

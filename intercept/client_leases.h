@@ -14,6 +14,7 @@ namespace trafficmirror::intercept {
 // Between a source and a target there is one connection at a time, and it belongs to the stream
 // that opened it, until it has ended or the stream has: no other's packets pass on it. A source
 // that another host could not have, or that is one of this host's or of a target's, is nobody's.
+// UDP has no connections and does not pass.
 class ClientLeases : public Leases {
  public:
   // Connections that are known at a time; a SYN beyond them is refused.
@@ -30,7 +31,7 @@ class ClientLeases : public Leases {
   void set_own_address(net::Family family, net::IpAddress address) override;
   std::optional<net::IpAddress> own_address(net::Family family) const override;
   // Only where the intercept sends: whose a connection is, its SYN says.
-  std::optional<StreamId> open(std::span<const uint16_t> production_ports,
+  std::optional<StreamId> open(std::span<const net::ProductionPort> production_ports,
                                Sender sender = Sender::intercept,
                                std::span<const uint16_t> reply_ports = {}) override;
   uint32_t extend(StreamId /*stream*/) override { return 0; }
@@ -52,7 +53,7 @@ class ClientLeases : public Leases {
     bool ended = false;  // is in ended_
   };
   struct Stream {
-    std::vector<uint16_t> production_ports;
+    std::vector<net::ProductionPort> production_ports;
     std::set<uint16_t> reply_ports;
     bool active = false;
   };

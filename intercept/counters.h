@@ -11,7 +11,8 @@ namespace trafficmirror::intercept {
 
 // Why a packet of a stream was not injected.
 enum class Refusal : uint8_t {
-  malformed,   // not a whole TCP packet; what follows it in its batch can't be found and goes too
+  malformed,  // not a whole TCP or UDP packet; what follows it in its batch can't be found and goes
+              // too
   ip_options,  // IPv4 options or IPv6 extension headers, which could lead it elsewhere
   source,      // a source that is not in the stream's lease
   target,      // a destination that is none of the stream's targets
@@ -54,7 +55,7 @@ struct Counters {
   CounterByReason<refusal_names.size()> refused_packets{};
   Counter tap_packets{0};
   Counter tap_drops{0};     // the kernel found the ring full
-  Counter tap_foreign{0};   // no TCP header of a connection of ours, or one that is not whole
+  Counter tap_foreign{0};   // no header of a session of ours, or one that is not whole
   Counter header_drops{0};  // the stream did not take them in time
   CounterByReason<reset_reason_names.size()> sessions_reset{};
   CounterByReason<stream_refusal_names.size()> refused_streams{};

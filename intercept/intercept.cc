@@ -51,6 +51,16 @@ std::string interface_names() {
   return names;
 }
 
+// Targets on loopback become those that they stand for. What is wrong with one, if anything is.
+std::optional<std::string> fit_to_clients(std::vector<Target>& targets, const Options& options) {
+  if (options.clients.mode == ClientAddresses::Mode::masquerade) return std::nullopt;
+  for (const Target& target : targets)
+    if (target.protocol == net::Protocol::udp)
+      return "the target " + target.to_string() +
+             " is of UDP, which is mirrored with --client-address masquerade alone";
+  return options.clients.loops() ? resolve_loopback(targets, options.interface) : std::nullopt;
+}
+
 // Checks what would otherwise fail later with words that don't help; targets on loopback become
 // those that they stand for.
 Options require_startable(Options options) {
@@ -71,11 +81,9 @@ Options require_startable(Options options) {
     throw program::StartError(
         "--reply-path route is for --client-address preserve and pool: replies to the intercept's "
         "own address need no route of theirs");
-  if (clients.loops()) {
-    auto wrong = resolve_loopback(options.live.targets, options.interface);
-    if (!wrong) wrong = why_not_looped(options.live.targets);
-    if (wrong) throw program::StartError(*wrong);
-  }
+  auto wrong_target = fit_to_clients(options.live.targets, options);
+  if (!wrong_target && clients.loops()) wrong_target = why_not_looped(options.live.targets);
+  if (wrong_target) throw program::StartError(*wrong_target);
   if (const auto wrong = why_not_pool(clients)) throw program::StartError(*wrong);
   return options;
 }
@@ -192,12 +200,10 @@ class Intercept::Implementation {
       return;
     }
     auto& live = std::get<LiveOptions>(*found);
-    if (options_.clients.loops()) {
-      if (const auto wrong = resolve_loopback(live.targets, options_.interface)) {
-        add(counters_.configurations, ConfigurationResult::refused);
-        spdlog::error("{}; what was read before stays in use", *wrong);
-        return;
-      }
+    if (const auto wrong = fit_to_clients(live.targets, options_)) {
+      add(counters_.configurations, ConfigurationResult::refused);
+      spdlog::error("{}; what was read before stays in use", *wrong);
+      return;
     }
     add(counters_.configurations, ConfigurationResult::taken);
     spdlog::info("the configuration is read; targets: {}{}", live.targets.size(),
@@ -358,14 +364,14 @@ std::vector<prometheus::MetricFamily> Intercept::Implementation::metrics() const
   const Relay::Statistics relay = relay_.statistics();
   std::vector<program::Sample> proven;
   for (const auto& [target, is_proven] : relay.proven)
-    proven.push_back({is_proven, {{"target", target.to_string()}}});
+    proven.push_back({is_proven, {{"target", target}}});
   return {
       gauge("trafficmirror_streams_active", "Sidecars' streams.", relay.streams),
       gauge("trafficmirror_source_ports", "Source ports by state.",
             {{relay.free_ports, {{"state", "free"}}}, {relay.leased_ports, {{"state", "leased"}}}}),
       gauge("trafficmirror_reply_path_proven",
             "1 where a handshake of the intercept's own has shown that the target's replies come "
-            "back here.",
+            "back here; of UDP, where there is a route to it.",
             std::move(proven)),
       counter("trafficmirror_injected_packets_total", "Packets sent towards the shadow.",
               value(counters_.injected.packets)),

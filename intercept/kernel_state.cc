@@ -142,9 +142,10 @@ std::string KernelState::chains_of_ports() const {
   const std::string ports = range_text(wanted_.ports);
   std::string drops;
   for (const net::IpAddress& address : wanted_.own_addresses) {
-    drops += "iifname \"" + wanted_.interface + "\" " +
-             (address.family() == net::Family::ipv4 ? "ip" : "ip6") + " daddr " +
-             address.to_string() + " tcp dport " + ports + " counter drop\n";
+    for (const char* protocol : {"tcp", "udp"})
+      drops += "iifname \"" + wanted_.interface + "\" " +
+               (address.family() == net::Family::ipv4 ? "ip" : "ip6") + " daddr " +
+               address.to_string() + " " + protocol + " dport " + ports + " counter drop\n";
   }
   return "chain replies {\n"
          "type filter hook prerouting priority -300; policy accept;\n" +
@@ -153,6 +154,9 @@ std::string KernelState::chains_of_ports() const {
          "chain injected {\n"
          "type filter hook output priority -300; policy accept;\n"
          "tcp sport " +
+         ports +
+         " notrack\n"
+         "udp sport " +
          ports +
          " notrack\n"
          "}\n";

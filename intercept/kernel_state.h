@@ -16,8 +16,8 @@ struct nft_ctx;
 namespace trafficmirror::intercept {
 
 // An nftables table "inet trafficmirror" that
-// - drops the shadow's replies before the kernel's TCP sees them, or it would answer each with a
-//   RST (the tap has seen them by then), and
+// - drops the shadow's replies before the kernel's TCP and UDP see them, or it would answer each
+//   with a RST or an ICMP "port unreachable" (the tap has seen them by then), and
 // - keeps connection tracking off the sessions, so that a full table of it can't lose a packet,
 // and the range in net.ipv4.ip_local_reserved_ports, so that no connection of this host's own gets
 // one of its ports.

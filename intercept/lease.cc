@@ -99,8 +99,8 @@ uint32_t LeaseBook::take_blocks(StreamId stream, size_t count) {
   return added;
 }
 
-std::optional<StreamId> LeaseBook::open(std::span<const uint16_t> production_ports, Sender sender,
-                                        std::span<const uint16_t> reply_ports) {
+std::optional<StreamId> LeaseBook::open(std::span<const net::ProductionPort> production_ports,
+                                        Sender sender, std::span<const uint16_t> reply_ports) {
   if (free_blocks_.empty()) return std::nullopt;
   auto slot = std::find_if(streams_.begin(), streams_.end(),
                            [](const Stream& stream) { return !stream.active; });
@@ -168,13 +168,13 @@ uint32_t LeaseBook::close(StreamId stream, std::string& resets) {
   return sessions;
 }
 
-std::optional<uint16_t> LeaseBook::find_target(const Stream& stream,
-                                               const net::Endpoint& endpoint) const {
+std::optional<uint16_t> LeaseBook::find_target(const Stream& stream, const net::Endpoint& endpoint,
+                                               net::Protocol protocol) const {
   for (size_t i = 0; i < targets_.size(); ++i) {
     const auto& [target, gone] = targets_[i];
-    if (!gone && target.endpoint == endpoint &&
+    if (!gone && target.endpoint == endpoint && target.protocol == protocol &&
         std::find(stream.production_ports.begin(), stream.production_ports.end(),
-                  target.production_port) != stream.production_ports.end())
+                  target.production()) != stream.production_ports.end())
       return static_cast<uint16_t>(i);
   }
   return std::nullopt;
@@ -186,12 +186,17 @@ std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packe
   const auto slot = find_slot(packet.source);
   if (!slot || owner_of_block_[slot->block] != stream) return Refusal::source;
 
+  const auto find = [&] {
+    return find_target(streams_[stream], packet.destination, packet.protocol);
+  };
+  if (packet.protocol == net::Protocol::udp)
+    return find() ? std::nullopt : std::optional(Refusal::target);
   Connection& connection = connections(family, slot->block)[slot->index];
   if (connection.known() && targets_[connection.target()].target.endpoint == packet.destination) {
     connection.sent(connection.target(), packet);
     return std::nullopt;
   }
-  const auto target = find_target(streams_[stream], packet.destination);
+  const auto target = find();
   if (!target) return Refusal::target;
   connection.sent(*target, packet);
   return std::nullopt;
@@ -200,10 +205,15 @@ std::optional<Refusal> LeaseBook::send(StreamId stream, const net::Packet& packe
 LeaseBook::Arrived LeaseBook::arrive(const net::Packet& packet) {
   const auto slot = find_slot(packet.destination);
   if (!slot) return {Arrival::foreign};
+  const StreamId owner = owner_of_block_[slot->block];
+  if (packet.protocol == net::Protocol::udp) {
+    const bool of_target = owner != no_stream &&
+                           find_target(streams_[owner], packet.source, packet.protocol).has_value();
+    return {of_target ? Arrival::session : Arrival::foreign, owner};
+  }
   auto& of_block = connections(packet.destination.address.family(), slot->block);
   if (of_block.empty()) return {Arrival::closed_port};
   Connection& connection = of_block[slot->index];
-  const StreamId owner = owner_of_block_[slot->block];
   const bool known =
       connection.known() && targets_[connection.target()].target.endpoint == packet.source;
   if (!known || packet.tcp.flags.syn) {
@@ -226,11 +236,12 @@ std::optional<uint16_t> LeaseBook::answers_unseen_syn(StreamId stream,
   const net::TcpFlags& flags = packet.tcp.flags;
   if (stream == no_stream || streams_[stream].sender != Sender::sidecar) return std::nullopt;
   if (!flags.ack || (!flags.syn && !flags.rst)) return std::nullopt;
-  return find_target(streams_[stream], packet.source);
+  return find_target(streams_[stream], packet.source, packet.protocol);
 }
 
 bool LeaseBook::is_reply_port(const Stream& stream, const Target& target) {
-  return stream.reply_ports.contains(target.production_port);
+  return target.protocol == net::Protocol::tcp &&
+         stream.reply_ports.contains(target.production_port);
 }
 
 std::vector<uint16_t> LeaseBook::whole_from() const {

@@ -27,11 +27,15 @@ struct PortRange {
   bool operator==(const PortRange&) const = default;
 };
 
-// A production port and a shadow endpoint that its sessions go to.
+// A production port and a shadow endpoint, of the same protocol, that its sessions go to.
 struct Target {
   uint16_t production_port = 0;
   net::Endpoint endpoint;
+  net::Protocol protocol = net::Protocol::tcp;
 
+  net::ProductionPort production() const { return {production_port, protocol}; }
+  // "80=10.0.0.5:8080" or "53/udp=10.0.0.5:53".
+  std::string to_string() const { return production().to_string() + "=" + endpoint.to_string(); }
   bool operator==(const Target&) const = default;
 };
 
@@ -72,9 +76,9 @@ class Leases {
   virtual std::optional<net::IpAddress> own_address(net::Family family) const = 0;
 
   // A new stream that may send to the targets of `production_ports`. It gets fewer ports where
-  // there are no more; nothing where there are none at all. Of `reply_ports`, the first replies are
-  // to be sent down whole.
-  virtual std::optional<StreamId> open(std::span<const uint16_t> production_ports,
+  // there are no more; nothing where there are none at all. Of `reply_ports`, which are TCP's, the
+  // first replies are to be sent down whole.
+  virtual std::optional<StreamId> open(std::span<const net::ProductionPort> production_ports,
                                        Sender sender = Sender::intercept,
                                        std::span<const uint16_t> reply_ports = {}) = 0;
   // Doubles the stream's ports, as far as there are any. Returns how many it added.
@@ -92,7 +96,7 @@ class Leases {
   virtual std::optional<Refusal> send(StreamId stream, const net::Packet& packet) = 0;
 
   enum class Arrival : uint8_t {
-    foreign,      // not for a leasable port of ours
+    foreign,      // not for a leasable port of ours, or a datagram of no target
     closed_port,  // for a port on which nobody has this connection
     session,
   };
@@ -115,7 +119,8 @@ class Leases {
 // are others before another sidecar uses it.
 //
 // On one port and family there is one connection at a time: a SYN to another target takes the place
-// of the connection before.
+// of the connection before. UDP has none: a datagram may pass between a leased port and each of its
+// stream's targets.
 class LeaseBook : public Leases {
  public:
   static constexpr uint32_t block_size = 256;
@@ -131,7 +136,7 @@ class LeaseBook : public Leases {
   void set_targets(const std::vector<Target>& targets) override;
   void set_own_address(net::Family family, net::IpAddress address) override;
   std::optional<net::IpAddress> own_address(net::Family family) const override;
-  std::optional<StreamId> open(std::span<const uint16_t> production_ports,
+  std::optional<StreamId> open(std::span<const net::ProductionPort> production_ports,
                                Sender sender = Sender::intercept,
                                std::span<const uint16_t> reply_ports = {}) override;
   uint32_t extend(StreamId stream) override;
@@ -151,7 +156,7 @@ class LeaseBook : public Leases {
     bool gone = false;
   };
   struct Stream {
-    std::vector<uint16_t> production_ports;
+    std::vector<net::ProductionPort> production_ports;
     std::set<uint16_t> reply_ports;
     std::vector<uint16_t> blocks;
     Sender sender = Sender::intercept;
@@ -171,7 +176,8 @@ class LeaseBook : public Leases {
   PortRange block_range(uint16_t block) const;
   std::optional<uint16_t> answers_unseen_syn(StreamId stream, const net::Packet& packet) const;
   std::optional<net::IpAddress> block_address(uint16_t block, net::Family family) const;
-  std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint) const;
+  std::optional<uint16_t> find_target(const Stream& stream, const net::Endpoint& endpoint,
+                                      net::Protocol protocol) const;
   std::vector<uint16_t> free_places();
   // Of a block; none before it was leased first.
   std::vector<Connection>& connections(net::Family family, uint16_t block) {

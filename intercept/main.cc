@@ -37,8 +37,8 @@ void add_flags(CLI::App& app, Flags& flags) {
       ->type_name("NAME");
   program::add_repeated_text(
       app, "--target", "PORT=HOST:PORT",
-      "production port = shadow endpoint; may be repeated, and several for one PORT share its "
-      "sessions",
+      "production port (8080, or 53/udp) = shadow endpoint; may be repeated, and several for one "
+      "PORT share its sessions",
       [&](const std::string& text) { return accept_target(text, options.live.targets); });
   program::add_text(
       app, "--client-address", "MODE", "masquerade",

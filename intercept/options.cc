@@ -37,11 +37,12 @@ std::optional<std::string> accept_target(const std::string& text, std::vector<Ta
   const size_t equals = text.find('=');
   const auto port = equals == std::string::npos
                         ? std::nullopt
-                        : parse_port(std::string_view(text).substr(0, equals));
+                        : net::ProductionPort::parse(std::string_view(text).substr(0, equals));
   const auto to = equals == std::string::npos
                       ? std::nullopt
                       : net::HostPort::parse(std::string_view(text).substr(equals + 1));
-  if (!port || !to) return "write it as PORT=HOST:PORT, such as 80=10.0.0.5:8080";
+  if (!port || !to)
+    return "write it as PORT=HOST:PORT, such as 80=10.0.0.5:8080 or 53/udp=10.0.0.5:53";
 
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
@@ -51,7 +52,7 @@ std::optional<std::string> accept_target(const std::string& text, std::vector<Ta
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, ::freeaddrinfo);
   const auto address = address_of(*found);
   if (!address) return to->host + " has no IP address";
-  const Target target{*port, {*address, to->port}};
+  const Target target{port->number, {*address, to->port}, port->protocol};
   if (std::find(targets.begin(), targets.end(), target) != targets.end())
     return "the same target is there twice";
   if (targets.size() == max_targets)

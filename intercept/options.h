@@ -12,7 +12,8 @@ namespace trafficmirror::intercept {
 
 // These take the text of a flag over and return what is wrong with it where they can't.
 
-// "PORT=HOST:PORT". A host that is a name is looked up; the first address is taken.
+// "PORT=HOST:PORT"; PORT may be of UDP, "53/udp", and then both are. A host that is a name is
+// looked up; the first address is taken.
 std::optional<std::string> accept_target(const std::string& text, std::vector<Target>& targets);
 // "FIRST-LAST", at least two ports, none below 1024.
 std::optional<std::string> accept_source_ports(const std::string& text, PortRange& ports);

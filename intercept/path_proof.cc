@@ -7,8 +7,13 @@ constexpr int attempts_until_lost = 2;
 
 }  // namespace
 
-PathProof::PathProof(net::Endpoint target, uint16_t source_port, uint32_t initial_sequence)
-    : target_(target), source_port_(source_port), sequence_(initial_sequence) {}
+PathProof::PathProof(net::Endpoint target, uint16_t source_port, uint32_t initial_sequence,
+                     net::Protocol protocol)
+    : target_(target),
+      protocol_(protocol),
+      source_port_(source_port),
+      sequence_(initial_sequence),
+      proving_(protocol == net::Protocol::tcp) {}
 
 void PathProof::set_path(const std::variant<Path, std::string>& path) {
   if (const auto* reason = std::get_if<std::string>(&path)) {
@@ -18,10 +23,11 @@ void PathProof::set_path(const std::variant<Path, std::string>& path) {
   } else {
     path_ = std::get<Path>(path);
   }
+  if (protocol_ == net::Protocol::udp) proven_ = path_.has_value();
 }
 
 void PathProof::again() {
-  if (proving_) return;
+  if (proving_ || protocol_ == net::Protocol::udp) return;
   proving_ = true;
   real_address_answered_ = false;
   unanswered_ = 0;

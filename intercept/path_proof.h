@@ -1,5 +1,8 @@
 // The proof that a target's replies come back: a handshake of the intercept's own. No I/O: packets
 // to send are appended to a string, packets that came are handed in.
+//
+// There is none for UDP, as nobody has to answer a datagram: such a target counts as proven while
+// there is a route to it.
 #pragma once
 
 #include <chrono>
@@ -24,7 +27,8 @@ class PathProof {
 
   // `source_port` has to be kept out of leases. `initial_sequence` should be one that an earlier
   // run did not use.
-  PathProof(net::Endpoint target, uint16_t source_port, uint32_t initial_sequence);
+  PathProof(net::Endpoint target, uint16_t source_port, uint32_t initial_sequence,
+            net::Protocol protocol = net::Protocol::tcp);
 
   const net::Endpoint& target() const { return target_; }
   // The way there as it was last looked up, or why there is none.
@@ -49,6 +53,7 @@ class PathProof {
   void append_syn(const net::IpAddress& from, std::string& out) const;
 
   net::Endpoint target_;
+  net::Protocol protocol_;
   uint16_t source_port_;
   net::SequenceNumber sequence_;
   std::optional<Path> path_;
@@ -56,7 +61,7 @@ class PathProof {
   bool proven_ = false;
   bool real_address_answered_ = false;  // while it is not proven
   bool refused_ = false;
-  bool proving_ = true;
+  bool proving_;
   int unanswered_ = 0;
   std::optional<Clock::time_point> last_;
 };

@@ -14,6 +14,10 @@ namespace {
 // A flood of packets for unknown ports must not keep the tap from the sessions that live.
 constexpr size_t max_closed_port_answers = 256;
 
+std::pair<net::Endpoint, net::Protocol> destination_of(const Target& target) {
+  return {target.endpoint, target.protocol};
+}
+
 PortRange without_first(PortRange ports) {
   return {static_cast<uint16_t>(ports.first + 1), ports.last};
 }
@@ -55,13 +59,15 @@ void Relay::set_targets(std::vector<Target> targets) {
     targets_ = std::move(targets);
     book_->set_targets(targets_);
     update_copy_whole();
-    std::map<net::Endpoint, PathProof> before = std::exchange(proofs_, {});
+    std::map<Destination, PathProof> before = std::exchange(proofs_, {});
     for (const Target& target : targets_) {
-      if (proofs_.contains(target.endpoint)) continue;
-      if (auto known = before.extract(target.endpoint)) {
+      const Destination destination = destination_of(target);
+      if (proofs_.contains(destination)) continue;
+      if (auto known = before.extract(destination)) {
         proofs_.insert(std::move(known));
       } else {
-        proofs_.try_emplace(target.endpoint, target.endpoint, proof_port_, next_sequence_);
+        proofs_.try_emplace(destination, target.endpoint, proof_port_, next_sequence_,
+                            target.protocol);
         next_sequence_ += 0x10000;
       }
     }
@@ -104,15 +110,15 @@ std::shared_ptr<const program::TlsMaterial> Relay::identity() const {
 std::vector<net::Endpoint> Relay::endpoints() const {
   const std::lock_guard lock(mutex_);
   std::vector<net::Endpoint> endpoints;
-  for (const auto& [endpoint, proof] : proofs_) endpoints.push_back(endpoint);
+  for (const auto& [destination, proof] : proofs_) endpoints.push_back(destination.first);
   return endpoints;
 }
 
 Relay::Proofs Relay::proof_of_ports() const {
   Proofs proofs;
   for (const Target& target : targets_) {
-    const PathProof& proof = proofs_.at(target.endpoint);
-    const PathProof*& of_port = proofs[target.production_port];
+    const PathProof& proof = proofs_.at(destination_of(target));
+    const PathProof*& of_port = proofs[target.production()];
     if (of_port == nullptr || (proof.proven() && !of_port->proven())) of_port = &proof;
   }
   return proofs;
@@ -123,7 +129,7 @@ std::vector<Relay::Ending> Relay::unserved_streams() const {
   const Proofs proofs = proof_of_ports();
   for (const Stream& stream : streams_) {
     if (!stream.downlink) continue;
-    for (const uint16_t port : stream.production_ports) {
+    for (const net::ProductionPort port : stream.production_ports) {
       const auto proof = proofs.find(port);
       if (proof != proofs.end() && !proof->second->proven()) {
         endings.push_back({stream.downlink, proof->second->why_not()});
@@ -142,7 +148,7 @@ std::vector<std::shared_ptr<Downlink>> Relay::downlinks() const {
 }
 
 std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
-                                           std::span<const uint16_t> production_ports,
+                                           std::span<const net::ProductionPort> production_ports,
                                            std::shared_ptr<Downlink> downlink, Sender sender,
                                            std::span<const uint16_t> reply_ports) {
   if (production_ports.empty())
@@ -150,18 +156,18 @@ std::variant<StreamId, Denial> Relay::open(const std::string& sidecar,
 
   const std::lock_guard lock(mutex_);
   const Proofs proofs = proof_of_ports();
-  for (const uint16_t port : production_ports) {
+  for (const net::ProductionPort port : production_ports) {
     if (kind_ == Targets::fixed && !proofs.contains(port)) {
-      std::vector<uint16_t> known;
-      for (const auto& [with_target, proof] : proofs) known.push_back(with_target);
+      std::vector<std::string> known;
+      for (const auto& [with_target, proof] : proofs) known.push_back(with_target.to_string());
       return Denial{Denial::Kind::wrong,
                     fmt::format("production port {} has no --target here; those with one are {}",
-                                port, fmt::join(known, ", "))};
+                                port.to_string(), fmt::join(known, ", "))};
     }
   }
   if (draining_) return Denial{Denial::Kind::unavailable, "the intercept is about to end"};
   if (obstacle_) return Denial{Denial::Kind::unavailable, *obstacle_};
-  for (const uint16_t port : production_ports) {
+  for (const net::ProductionPort port : production_ports) {
     const auto proof = proofs.find(port);
     if (proof != proofs.end() && !proof->second->proven() && !configuration_.stop)
       return Denial{Denial::Kind::unavailable, proof->second->why_not()};
@@ -263,9 +269,9 @@ LeaseContents Relay::lease(StreamId stream) const {
   if (sources) lease.sources = std::move(*sources);
   const auto& ports = streams_[stream].production_ports;
   for (const Target& target : targets_) {
-    const PathProof& proof = proofs_.at(target.endpoint);
+    const PathProof& proof = proofs_.at(destination_of(target));
     if (proof.proven() && proof.path() &&
-        std::find(ports.begin(), ports.end(), target.production_port) != ports.end())
+        std::find(ports.begin(), ports.end(), target.production()) != ports.end())
       lease.targets.push_back({target, proof.path()->mtu});
   }
   return lease;
@@ -324,8 +330,10 @@ void Relay::headers(std::span<const std::span<const uint8_t>> packets) {
           break;
         case LeaseBook::Arrival::foreign: {
           bool taken = false;
-          if (packet->destination.port.number == proof_port_) {
-            if (const auto found = proofs_.find(packet->source); found != proofs_.end()) {
+          if (packet->destination.port.number == proof_port_ &&
+              packet->protocol == net::Protocol::tcp) {
+            if (const auto found = proofs_.find({packet->source, packet->protocol});
+                found != proofs_.end()) {
               PathProof& proof = found->second;
               const bool was_proven = proof.proven();
               taken = proof.take(*packet, answers);
@@ -383,7 +391,7 @@ bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths)
       }
     }
     size_t next = 0;
-    for (auto& [endpoint, proof] : proofs_) {
+    for (auto& [destination, proof] : proofs_) {
       auto path = paths[next++];
       if (auto* found = std::get_if<Path>(&path))
         found->own_address = *own[static_cast<size_t>(found->own_address.family())];
@@ -403,7 +411,7 @@ bool Relay::set_paths(const std::vector<std::variant<Path, std::string>>& paths)
       for (const auto& downlink : downlinks()) endings.push_back({downlink, reason});
     }
     if (changed)
-      for (auto& [endpoint, proof] : proofs_) proof.again();
+      for (auto& [destination, proof] : proofs_) proof.again();
   }
   for (const auto& downlink : lease_holders) downlink->lease_changed();
   for (const Ending& ending : endings) ending.downlink->end(ending.reason);
@@ -436,7 +444,7 @@ void Relay::prove(Clock::time_point now) {
     const std::lock_guard lock(mutex_);
     if (obstacle_ || draining_) return;
     bool lost = false;
-    for (auto& [endpoint, proof] : proofs_) {
+    for (auto& [destination, proof] : proofs_) {
       const bool was_proven = proof.proven();
       proof.tick(now, packets);
       if (was_proven && !proof.proven()) {
@@ -456,7 +464,7 @@ void Relay::prove(Clock::time_point now) {
 
 void Relay::prove_again() {
   const std::lock_guard lock(mutex_);
-  for (auto& [endpoint, proof] : proofs_) proof.again();
+  for (auto& [destination, proof] : proofs_) proof.again();
 }
 
 void Relay::drain() {
@@ -490,7 +498,7 @@ Relay::Status Relay::status() const {
   const std::lock_guard lock(mutex_);
   Status status{why_not_ready(), {}, {}, totals_};
   for (const Target& target : targets_) {
-    const PathProof& proof = proofs_.at(target.endpoint);
+    const PathProof& proof = proofs_.at(destination_of(target));
     status.targets.emplace_back(target,
                                 proof.proven() ? std::nullopt : std::optional(proof.why_not()));
   }
@@ -519,8 +527,11 @@ Relay::Statistics Relay::statistics() const {
   statistics.streams = downlinks().size();
   statistics.free_ports = book_->free_ports();
   statistics.leased_ports = book_->leased_ports();
-  for (const auto& [endpoint, proof] : proofs_)
-    statistics.proven.emplace_back(endpoint, proof.proven());
+  for (const auto& [destination, proof] : proofs_) {
+    const auto& [endpoint, protocol] = destination;
+    statistics.proven.emplace_back(
+        endpoint.to_string() + (protocol == net::Protocol::udp ? "/udp" : ""), proof.proven());
+  }
   return statistics;
 }
 

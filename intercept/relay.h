@@ -98,7 +98,7 @@ class Relay {
 
   // `sidecar` is its name. Of `reply_ports` it gets the first replies whole.
   std::variant<StreamId, Denial> open(const std::string& sidecar,
-                                      std::span<const uint16_t> production_ports,
+                                      std::span<const net::ProductionPort> production_ports,
                                       std::shared_ptr<Downlink> downlink,
                                       Sender sender = Sender::intercept,
                                       std::span<const uint16_t> reply_ports = {});
@@ -131,7 +131,7 @@ class Relay {
   void configure(const SidecarConfiguration& configuration);
   // Each stream is told that its configuration has changed.
   void set_identity(std::shared_ptr<const program::TlsMaterial> identity);
-  // The distinct endpoints of all targets.
+  // The endpoints of all targets, each once for each protocol.
   std::vector<net::Endpoint> endpoints() const;
   // What was looked up for each of endpoints(), in their order. Returns whether an own address has
   // changed, which ends every stream.
@@ -158,7 +158,7 @@ class Relay {
     size_t streams = 0;
     uint32_t free_ports = 0;
     uint32_t leased_ports = 0;
-    std::vector<std::pair<net::Endpoint, bool>> proven;
+    std::vector<std::pair<std::string, bool>> proven;  // by endpoint, that of UDP with /udp
   };
   Statistics statistics() const;
   struct Status {
@@ -174,7 +174,7 @@ class Relay {
   struct Stream {
     std::string sidecar;
     SidecarCounts counts;
-    std::vector<uint16_t> production_ports;
+    std::vector<net::ProductionPort> production_ports;
     std::shared_ptr<Downlink> downlink;  // none: no such stream
   };
   // Headers on their way to one stream; only the tap's thread touches these.
@@ -191,7 +191,7 @@ class Relay {
   };
 
   // For each production port with targets the proof of one: of one that is proven, if there is any.
-  using Proofs = std::map<uint16_t, const PathProof*>;
+  using Proofs = std::map<net::ProductionPort, const PathProof*>;
   Proofs proof_of_ports() const;
   std::optional<std::string> why_not_ready() const;
   std::vector<Ending> unserved_streams() const;
@@ -210,9 +210,10 @@ class Relay {
   std::condition_variable stream_ended_;
   std::vector<Target> targets_;
   std::unique_ptr<Leases> book_;
-  ClientLeases* client_leases_ = nullptr;      // book_, where it is of these
-  std::map<net::Endpoint, PathProof> proofs_;  // of each endpoint of targets_
-  uint32_t next_sequence_;                     // of the next proof
+  ClientLeases* client_leases_ = nullptr;  // book_, where it is of these
+  using Destination = std::pair<net::Endpoint, net::Protocol>;
+  std::map<Destination, PathProof> proofs_;  // of each that targets_ have
+  uint32_t next_sequence_;                   // of the next proof
   SidecarConfiguration configuration_;
   std::shared_ptr<const program::TlsMaterial> identity_;
   std::vector<Stream> streams_;  // by StreamId

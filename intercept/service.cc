@@ -44,6 +44,7 @@ void write_lease(const LeaseContents& contents, v1::Lease& lease) {
     target.set_address(bytes_of(from.endpoint.address));
     target.set_port(from.endpoint.port.number);
     target.set_path_mtu(path_mtu);
+    target.set_udp(from.protocol == net::Protocol::udp);
   }
 }
 
@@ -202,10 +203,13 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
   void hello(const v1::Hello& hello) {
     if (id_) return protocol_error("a second hello");
     name_ = hello.name();
-    std::vector<uint16_t> ports;
-    for (const uint32_t port : hello.ports()) {
-      if (port > UINT16_MAX) return protocol_error("a hello with a port over 65535");
-      ports.push_back(static_cast<uint16_t>(port));
+    std::vector<net::ProductionPort> ports;
+    for (const auto& [numbers, protocol] : {std::pair(&hello.ports(), net::Protocol::tcp),
+                                            std::pair(&hello.udp_ports(), net::Protocol::udp)}) {
+      for (const uint32_t port : *numbers) {
+        if (port > UINT16_MAX) return protocol_error("a hello with a port over 65535");
+        ports.push_back({static_cast<uint16_t>(port), protocol});
+      }
     }
     const Sender sender = hello.sends_directly() ? Sender::sidecar : Sender::intercept;
     // Those that are none of its ports change nothing.

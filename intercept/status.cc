@@ -18,10 +18,9 @@ nlohmann::json to_object(const SidecarCounts& counts) {
 std::string to_json(const Relay::Status& status) {
   nlohmann::json reply_path = nlohmann::json::array();
   for (const auto& [target, why_not] : status.targets) {
-    reply_path.push_back(
-        {{"target", std::to_string(target.production_port) + "=" + target.endpoint.to_string()},
-         {"verified", !why_not},
-         {"message", why_not.value_or("")}});
+    reply_path.push_back({{"target", target.to_string()},
+                          {"verified", !why_not},
+                          {"message", why_not.value_or("")}});
   }
   nlohmann::json sidecars = nlohmann::json::array();
   for (const auto& [name, counts] : status.sidecars) {

@@ -68,20 +68,22 @@ bool attach_filter(int socket, const Tap::Filter& filter, std::vector<uint16_t> 
       is_for_us,
       sock_filter BPF_STMT(BPF_RET | BPF_K, 0),
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, protocol),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IPV6, 7, 0),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 0, 11),
-      // IPv4: TCP, not behind the first fragment; its header says how long it is.
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IPV6, 8, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 0, 13),
+      // IPv4: TCP or UDP, not behind the first fragment; its header says how long it is.
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, network + 9),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 0, 9),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 1, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 10),
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_ABS, network + 6),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x1fff, 7, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x1fff, 8, 0),
       sock_filter BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, network),
-      sock_filter BPF_STMT(BPF_JMP | BPF_JA, 3),
+      sock_filter BPF_STMT(BPF_JMP | BPF_JA, 4),
       // IPv6
       sock_filter BPF_STMT(BPF_LD | BPF_B | BPF_ABS, network + 6),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 0, 3),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 1, 0),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 3),
       sock_filter BPF_STMT(BPF_LDX | BPF_IMM, net::ipv6_header_length),
-      // Where the TCP header begins is known: the port that it is for, or from.
+      // Where the header of TCP or UDP begins is known: the port that it is for, or from.
       sock_filter BPF_STMT(BPF_LD | BPF_H | BPF_IND, network + port),
       sock_filter BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, filter.ports.first, 1, 0),
       sock_filter BPF_STMT(BPF_RET | BPF_K, 0),

@@ -17,8 +17,9 @@ namespace trafficmirror::intercept {
 
 // A ring of packet headers shared with the kernel (packet(7), TPACKET_V2): each packet is there as
 // soon as it came, without the wait for a block to fill that TPACKET_V3 has. A filter lets through
-// only TCP that came in for, or from, a port of the range. What does not fit into the ring and is
-// wanted whole comes through the socket's queue besides (PACKET_COPY_THRESH), in the ring's order.
+// only TCP and UDP that came in for, or from, a port of the range. What does not fit into the ring
+// and is wanted whole comes through the socket's queue besides (PACKET_COPY_THRESH), in the ring's
+// order.
 class Tap {
  public:
   struct Filter {

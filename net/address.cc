@@ -48,6 +48,30 @@ std::string IpAddress::to_string() const {
   return text.data();
 }
 
+namespace {
+
+std::optional<uint16_t> parse_port(std::string_view text) {
+  uint16_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number == 0) return std::nullopt;
+  return number;
+}
+
+}  // namespace
+
+std::optional<ProductionPort> ProductionPort::parse(std::string_view text) {
+  const size_t slash = text.find('/');
+  const auto number = parse_port(text.substr(0, slash));
+  const std::string_view protocol =
+      slash == std::string_view::npos ? "tcp" : text.substr(slash + 1);
+  if (!number || (protocol != "tcp" && protocol != "udp")) return std::nullopt;
+  return ProductionPort{*number, protocol == "tcp" ? Protocol::tcp : Protocol::udp};
+}
+
+std::string ProductionPort::to_string() const {
+  return std::to_string(number) + (protocol == Protocol::udp ? "/udp" : "");
+}
+
 std::optional<HostPort> HostPort::parse(std::string_view text) {
   const size_t colon = text.rfind(':');
   if (colon == std::string_view::npos || colon == 0) return std::nullopt;
@@ -59,11 +83,9 @@ std::optional<HostPort> HostPort::parse(std::string_view text) {
     return std::nullopt;
   constexpr std::string_view never_in_a_host("[]\0", 3);
   if (host.find_first_of(never_in_a_host) != std::string_view::npos) return std::nullopt;
-  uint16_t number = 0;
-  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
-  if (error != std::errc() || end != port.data() + port.size() || number == 0 || host.empty())
-    return std::nullopt;
-  return HostPort{std::string(host), Port{number}};
+  const auto number = parse_port(port);
+  if (!number || host.empty()) return std::nullopt;
+  return HostPort{std::string(host), Port{*number}};
 }
 
 std::optional<Endpoint> Endpoint::parse(std::string_view text) {

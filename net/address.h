@@ -1,4 +1,4 @@
-// net/ holds what both programs speak: addresses, TCP packets of IPv4 and IPv6, and their
+// net/ holds what both programs speak: addresses, TCP and UDP packets of IPv4 and IPv6, and their
 // checksums. It does no I/O and depends on nothing of the project.
 //
 // One address type serves both families, so that no code is written twice for IPv6.
@@ -18,6 +18,9 @@
 namespace trafficmirror::net {
 
 enum class Family : uint8_t { ipv4, ipv6 };
+
+// Each numbers its ports apart from the other's.
+enum class Protocol : uint8_t { tcp, udp };
 
 struct Port {
   uint16_t number = 0;
@@ -57,6 +60,19 @@ class IpAddress {
   std::array<uint8_t, 16> bytes_{};
 };
 
+// One of production's ports that are mirrored.
+struct ProductionPort {
+  uint16_t number = 0;
+  Protocol protocol = Protocol::tcp;
+
+  // "8080", "8080/tcp" or "53/udp".
+  static std::optional<ProductionPort> parse(std::string_view text);
+  // "8080" or "53/udp".
+  std::string to_string() const;
+
+  auto operator<=>(const ProductionPort&) const = default;
+};
+
 struct Endpoint {
   IpAddress address;
   Port port;
@@ -68,7 +84,7 @@ struct Endpoint {
   auto operator<=>(const Endpoint&) const = default;
 };
 
-// The four-tuple of a production connection, seen from its client.
+// The four-tuple of a production connection, or of a client's datagrams, seen from the client.
 struct FlowKey {
   Endpoint client;
   Endpoint server;

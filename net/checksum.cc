@@ -28,10 +28,11 @@ uint16_t checksum_fold(uint64_t sum) {
   return ntohs(static_cast<uint16_t>(sum));
 }
 
-uint64_t tcp_pseudo_header_sum(const IpAddress& source, const IpAddress& destination,
-                               uint32_t tcp_length) {
-  uint8_t tail[8] = {0, 0, 0, 0, 0, 0, 0, IPPROTO_TCP};
-  store32(tail, tcp_length);
+uint64_t pseudo_header_sum(Protocol protocol, const IpAddress& source, const IpAddress& destination,
+                           uint32_t length) {
+  uint8_t tail[8] = {};
+  store32(tail, length);
+  tail[7] = protocol == Protocol::tcp ? IPPROTO_TCP : IPPROTO_UDP;
   return checksum_add(checksum_add(checksum_add(0, source.bytes()), destination.bytes()), tail);
 }
 

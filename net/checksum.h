@@ -1,5 +1,5 @@
-// The Internet checksum (RFC 1071), and TCP's use of it (RFC 9293 section 3.1, RFC 8200
-// section 8.1).
+// The Internet checksum (RFC 1071), and the use that TCP and UDP make of it (RFC 9293 section 3.1,
+// RFC 768, RFC 8200 section 8.1).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ namespace trafficmirror::net {
 uint64_t checksum_add(uint64_t sum, std::span<const uint8_t> bytes);
 uint16_t checksum_fold(uint64_t sum);
 
-uint64_t tcp_pseudo_header_sum(const IpAddress& source, const IpAddress& destination,
-                               uint32_t tcp_length);
+// `length`: of the header of TCP or UDP and all behind it.
+uint64_t pseudo_header_sum(Protocol protocol, const IpAddress& source, const IpAddress& destination,
+                           uint32_t length);
 
 }  // namespace trafficmirror::net

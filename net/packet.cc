@@ -1,6 +1,7 @@
 #include "net/packet.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include <netinet/in.h>
 
@@ -23,13 +24,20 @@ enum OptionKind : uint8_t {  // IANA, TCP option kinds
   option_timestamps = 8,
 };
 
-// Where the TCP header stands in the packet and how much of the packet is IP.
+// Where the header of TCP or UDP stands in the packet and how much of the packet is IP.
 struct IpHeader {
   IpAddress source;
   IpAddress destination;
+  Protocol protocol;
   uint32_t header_length;
   size_t total_length;
 };
+
+std::optional<Protocol> to_protocol(uint8_t number) {
+  if (number == IPPROTO_TCP) return Protocol::tcp;
+  if (number == IPPROTO_UDP) return Protocol::udp;
+  return std::nullopt;
+}
 
 std::variant<IpHeader, ParseError> parse_ipv4(std::span<const uint8_t> bytes, size_t wire_length) {
   if (bytes.size() < ipv4_header_length) return ParseError::malformed;
@@ -37,11 +45,12 @@ std::variant<IpHeader, ParseError> parse_ipv4(std::span<const uint8_t> bytes, si
   if (header_length < ipv4_header_length || header_length > bytes.size())
     return ParseError::malformed;
   const bool more_fragments_or_offset = (load16(&bytes[6]) & 0x3fff) != 0;
-  if (bytes[9] != IPPROTO_TCP) return ParseError::not_tcp;
+  const auto protocol = to_protocol(bytes[9]);
+  if (!protocol) return ParseError::other_protocol;
   if (more_fragments_or_offset) return ParseError::fragment;
   const uint16_t total_length = load16(&bytes[2]);
   return IpHeader{IpAddress::from_ipv4(bytes.subspan<12, 4>()),
-                  IpAddress::from_ipv4(bytes.subspan<16, 4>()), header_length,
+                  IpAddress::from_ipv4(bytes.subspan<16, 4>()), *protocol, header_length,
                   total_length == 0 ? wire_length : total_length};
 }
 
@@ -50,22 +59,23 @@ std::variant<IpHeader, ParseError> parse_ipv6(std::span<const uint8_t> bytes, si
   const uint16_t payload_length = load16(&bytes[4]);
   uint8_t next = bytes[6];
   uint32_t offset = ipv6_header_length;
-  // RFC 8200 section 4: the extension headers that may stand before TCP, each with its length in
-  // the second byte.
+  // RFC 8200 section 4: the extension headers that may stand before TCP and UDP, each with its
+  // length in the second byte.
   while (next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS) {
     if (offset + 8 > bytes.size()) return ParseError::malformed;
     next = bytes[offset];
     offset += (bytes[offset + 1] + 1U) * 8;
   }
   if (next == IPPROTO_FRAGMENT) return ParseError::fragment;
-  if (next != IPPROTO_TCP) return ParseError::not_tcp;
+  const auto protocol = to_protocol(next);
+  if (!protocol) return ParseError::other_protocol;
   const IpAddress source = IpAddress::from_ipv6(bytes.subspan<8, 16>());
   const IpAddress destination = IpAddress::from_ipv6(bytes.subspan<24, 16>());
   // An IPv4-mapped address has no place on the wire (RFC 4291 section 2.5.5.2), and would be taken
   // for the IPv4 address.
   if (source.family() != Family::ipv6 || destination.family() != Family::ipv6)
     return ParseError::malformed;
-  return IpHeader{source, destination, offset,
+  return IpHeader{source, destination, *protocol, offset,
                   payload_length == 0 ? wire_length : ipv6_header_length + payload_length};
 }
 
@@ -111,6 +121,45 @@ bool parse_options(std::span<const uint8_t> bytes, TcpOptions& options) {
     }
   }
   return true;
+}
+
+struct Lengths {
+  uint32_t headers;  // IP and TCP or UDP
+  uint32_t payload;
+};
+
+std::optional<Lengths> parse_tcp(std::span<const uint8_t> bytes, const IpHeader& ip,
+                                 TcpHeader& header) {
+  if (bytes.size() < ip.header_length + tcp_header_length) return std::nullopt;
+  const std::span<const uint8_t> tcp = bytes.subspan(ip.header_length);
+  const uint32_t data_offset = (tcp[12] >> 4U) * 4U;
+  const uint32_t header_length = ip.header_length + data_offset;
+  if (data_offset < tcp_header_length || data_offset > tcp.size() ||
+      header_length > ip.total_length)
+    return std::nullopt;
+  header.sequence = SequenceNumber(load32(&tcp[4]));
+  header.acknowledgment = SequenceNumber(load32(&tcp[8]));
+  const uint8_t flags = tcp[13];
+  header.flags = {.fin = (flags & flag_fin) != 0,
+                  .syn = (flags & flag_syn) != 0,
+                  .rst = (flags & flag_rst) != 0,
+                  .psh = (flags & flag_psh) != 0,
+                  .ack = (flags & flag_ack) != 0};
+  header.window = load16(&tcp[14]);
+  if (!parse_options(tcp.subspan(tcp_header_length, data_offset - tcp_header_length),
+                     header.options))
+    return std::nullopt;
+  return Lengths{header_length, static_cast<uint32_t>(ip.total_length - header_length)};
+}
+
+// RFC 768. Its own length may be less than what IP says; the rest is then no part of the datagram.
+std::optional<Lengths> parse_udp(std::span<const uint8_t> bytes, const IpHeader& ip) {
+  const uint32_t header_length = ip.header_length + udp_header_length;
+  if (bytes.size() < header_length || header_length > ip.total_length) return std::nullopt;
+  const uint32_t length = load16(&bytes[ip.header_length + 4]);
+  if (length < udp_header_length || length > ip.total_length - ip.header_length)
+    return std::nullopt;
+  return Lengths{header_length, length - udp_header_length};
 }
 
 uint8_t* write_options(uint8_t* p, const TcpOptions& options) {
@@ -169,61 +218,103 @@ uint32_t ip_header_length(Family family) {
 std::variant<Packet, ParseError> parse_packet(std::span<const uint8_t> bytes, size_t wire_length) {
   if (bytes.empty()) return ParseError::malformed;
   const unsigned version = bytes[0] >> 4;
-  if (version != 4 && version != 6) return ParseError::not_tcp;
+  if (version != 4 && version != 6) return ParseError::other_protocol;
   const auto parsed =
       version == 4 ? parse_ipv4(bytes, wire_length) : parse_ipv6(bytes, wire_length);
   if (const auto* error = std::get_if<ParseError>(&parsed)) return *error;
   const auto& ip = std::get<IpHeader>(parsed);
 
-  if (bytes.size() < ip.header_length + tcp_header_length) return ParseError::malformed;
-  const std::span<const uint8_t> tcp = bytes.subspan(ip.header_length);
-  const uint32_t data_offset = (tcp[12] >> 4U) * 4U;
-  const uint32_t header_length = ip.header_length + data_offset;
-  if (data_offset < tcp_header_length || data_offset > tcp.size() ||
-      header_length > ip.total_length)
-    return ParseError::malformed;
-
   Packet packet;
-  packet.source = {ip.source, Port{load16(tcp.data())}};
-  packet.destination = {ip.destination, Port{load16(&tcp[2])}};
-  packet.tcp.sequence = SequenceNumber(load32(&tcp[4]));
-  packet.tcp.acknowledgment = SequenceNumber(load32(&tcp[8]));
-  const uint8_t flags = tcp[13];
-  packet.tcp.flags = {.fin = (flags & flag_fin) != 0,
-                      .syn = (flags & flag_syn) != 0,
-                      .rst = (flags & flag_rst) != 0,
-                      .psh = (flags & flag_psh) != 0,
-                      .ack = (flags & flag_ack) != 0};
-  packet.tcp.window = load16(&tcp[14]);
-  if (!parse_options(tcp.subspan(tcp_header_length, data_offset - tcp_header_length),
-                     packet.tcp.options))
-    return ParseError::malformed;
+  packet.protocol = ip.protocol;
   packet.ip_header_length = ip.header_length;
-  packet.header_length = header_length;
-  packet.payload_length = static_cast<uint32_t>(ip.total_length - header_length);
+  const auto lengths =
+      ip.protocol == Protocol::tcp ? parse_tcp(bytes, ip, packet.tcp) : parse_udp(bytes, ip);
+  if (!lengths) return ParseError::malformed;
+  const uint8_t* const ports = &bytes[ip.header_length];
+  packet.source = {ip.source, Port{load16(ports)}};
+  packet.destination = {ip.destination, Port{load16(ports + 2)}};
+  packet.header_length = lengths->headers;
+  packet.payload_length = lengths->payload;
   // Behind the packet there may be padding of the link layer.
   packet.payload = bytes.subspan(
-      header_length, std::min<size_t>(bytes.size() - header_length, packet.payload_length));
+      lengths->headers, std::min<size_t>(bytes.size() - lengths->headers, lengths->payload));
   return packet;
 }
 
 bool checksum_holds(const Packet& packet, std::span<const uint8_t> bytes) {
   if (packet.cut()) return true;
-  const std::span<const uint8_t> tcp =
+  const std::span<const uint8_t> segment =
       bytes.subspan(packet.ip_header_length,
                     packet.header_length - packet.ip_header_length + packet.payload_length);
-  const uint64_t pseudo = tcp_pseudo_header_sum(packet.source.address, packet.destination.address,
-                                                static_cast<uint32_t>(tcp.size()));
-  return load16(&tcp[16]) == checksum_fold(pseudo) ||
-         checksum_fold(checksum_add(pseudo, tcp)) == 0xffff;
+  const bool tcp = packet.protocol == Protocol::tcp;
+  const uint16_t checksum = load16(&segment[tcp ? 16 : 6]);
+  if (!tcp && checksum == 0) return packet.source.address.family() == Family::ipv4;
+  const uint64_t pseudo =
+      pseudo_header_sum(packet.protocol, packet.source.address, packet.destination.address,
+                        static_cast<uint32_t>(segment.size()));
+  return checksum == checksum_fold(pseudo) ||
+         checksum_fold(checksum_add(pseudo, segment)) == 0xffff;
+}
+
+namespace {
+
+// `length`: of what follows.
+void write_ip_header(uint8_t* packet, const IpAddress& source, const IpAddress& destination,
+                     Protocol protocol, uint32_t length) {
+  constexpr uint8_t hop_limit = 64;
+  const uint8_t number = protocol == Protocol::tcp ? IPPROTO_TCP : IPPROTO_UDP;
+  if (destination.family() == Family::ipv4) {
+    packet[0] = 0x45;
+    packet[1] = 0;
+    store16(packet + 2, static_cast<uint16_t>(ipv4_header_length + length));
+    // Identification is left to the kernel, and the packet may be fragmented: the path MTU is
+    // followed by what is sent, and where it shrinks meanwhile nothing is lost.
+    store32(packet + 4, 0);
+    packet[8] = hop_limit;
+    packet[9] = number;
+    store16(packet + 10, 0);
+    std::copy_n(source.bytes().data(), 4, packet + 12);
+    std::copy_n(destination.bytes().data(), 4, packet + 16);
+    store16(packet + 10,
+            static_cast<uint16_t>(~checksum_fold(checksum_add(0, {packet, ipv4_header_length}))));
+  } else {
+    store32(packet, 0x60000000);
+    store16(packet + 4, static_cast<uint16_t>(length));
+    packet[6] = number;
+    packet[7] = hop_limit;
+    std::copy_n(source.bytes().data(), 16, packet + 8);
+    std::copy_n(destination.bytes().data(), 16, packet + 24);
+  }
+}
+
+}  // namespace
+
+void append_datagram(std::string& out, const Endpoint& source, const Endpoint& destination,
+                     std::span<const uint8_t> payload) {
+  const size_t begin = out.size();
+  const uint32_t ip_length = ip_header_length(destination.address.family());
+  const auto length = static_cast<uint32_t>(udp_header_length + payload.size());
+  out.resize(begin + ip_length + length);
+  auto* const packet = reinterpret_cast<uint8_t*>(out.data()) + begin;
+  write_ip_header(packet, source.address, destination.address, Protocol::udp, length);
+  uint8_t* const datagram = packet + ip_length;
+  store16(datagram, source.port.number);
+  store16(datagram + 2, destination.port.number);
+  store16(datagram + 4, static_cast<uint16_t>(length));
+  store16(datagram + 6, 0);
+  if (!payload.empty()) std::memcpy(datagram + udp_header_length, payload.data(), payload.size());
+  const uint64_t sum =
+      checksum_add(pseudo_header_sum(Protocol::udp, source.address, destination.address, length),
+                   {datagram, length});
+  const auto checksum = static_cast<uint16_t>(~checksum_fold(sum));
+  store16(datagram + 6, checksum == 0 ? 0xffff : checksum);  // RFC 768: 0 is none
 }
 
 namespace detail {
 
 void write_headers(uint8_t* packet, const Endpoint& source, const Endpoint& destination,
                    const TcpHeader& tcp, uint32_t payload_length) {
-  const Family family = destination.address.family();
-  const uint32_t ip_length = ip_header_length(family);
+  const uint32_t ip_length = ip_header_length(destination.address.family());
   const uint32_t data_offset = tcp_header_length + tcp.options.length();
   const uint32_t tcp_length = data_offset + payload_length;
 
@@ -240,34 +331,11 @@ void write_headers(uint8_t* packet, const Endpoint& source, const Endpoint& dest
   store16(segment + 14, tcp.window);
   store32(segment + 16, 0);  // checksum and urgent pointer
   write_options(segment + tcp_header_length, tcp.options);
-  const uint64_t sum =
-      checksum_add(tcp_pseudo_header_sum(source.address, destination.address, tcp_length),
-                   {segment, tcp_length});
+  const uint64_t sum = checksum_add(
+      pseudo_header_sum(Protocol::tcp, source.address, destination.address, tcp_length),
+      {segment, tcp_length});
   store16(segment + 16, static_cast<uint16_t>(~checksum_fold(sum)));
-
-  constexpr uint8_t hop_limit = 64;
-  if (family == Family::ipv4) {
-    packet[0] = 0x45;
-    packet[1] = 0;
-    store16(packet + 2, static_cast<uint16_t>(ip_length + tcp_length));
-    // Identification is left to the kernel, and the packet may be fragmented: the path MTU is
-    // followed by the segment size, and where it shrinks meanwhile nothing is lost.
-    store32(packet + 4, 0);
-    packet[8] = hop_limit;
-    packet[9] = IPPROTO_TCP;
-    store16(packet + 10, 0);
-    std::copy_n(source.address.bytes().data(), 4, packet + 12);
-    std::copy_n(destination.address.bytes().data(), 4, packet + 16);
-    store16(packet + 10,
-            static_cast<uint16_t>(~checksum_fold(checksum_add(0, {packet, ip_length}))));
-  } else {
-    store32(packet, 0x60000000);
-    store16(packet + 4, static_cast<uint16_t>(tcp_length));
-    packet[6] = IPPROTO_TCP;
-    packet[7] = hop_limit;
-    std::copy_n(source.address.bytes().data(), 16, packet + 8);
-    std::copy_n(destination.address.bytes().data(), 16, packet + 24);
-  }
+  write_ip_header(packet, source.address, destination.address, Protocol::tcp, tcp_length);
 }
 
 }  // namespace detail

@@ -1,4 +1,4 @@
-// TCP packets of IPv4 and IPv6: reading captured ones and writing new ones.
+// TCP and UDP packets of IPv4 and IPv6: reading captured ones and writing new ones.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +17,7 @@ namespace trafficmirror::net {
 inline constexpr uint32_t ipv4_header_length = 20;
 inline constexpr uint32_t ipv6_header_length = 40;
 inline constexpr uint32_t tcp_header_length = 20;
+inline constexpr uint32_t udp_header_length = 8;
 // The longest headers a packet without IPv6 extension headers can have: IPv4 with all options, then
 // TCP with all.
 inline constexpr uint32_t max_header_length = 60 + 60;
@@ -88,10 +89,11 @@ struct TcpHeader {
 struct Packet {
   Endpoint source;
   Endpoint destination;
-  TcpHeader tcp;
+  Protocol protocol = Protocol::tcp;
+  TcpHeader tcp;                     // where it is TCP
   uint32_t ip_header_length = 0;     // with IPv6 extension headers
-  uint32_t header_length = 0;        // IP and TCP headers together
-  uint32_t payload_length = 0;       // as the IP header says
+  uint32_t header_length = 0;        // IP and TCP or UDP headers together
+  uint32_t payload_length = 0;       // as the IP header, or that of UDP, says
   std::span<const uint8_t> payload;  // what was captured of it; points into the parsed bytes
   bool cut() const { return payload.size() < payload_length; }
 
@@ -100,9 +102,9 @@ struct Packet {
 };
 
 enum class ParseError : uint8_t {
-  not_tcp,    // another protocol, or neither IPv4 nor IPv6
-  fragment,   // an IP fragment: TCP of this age does not send them, and one alone says nothing
-  malformed,  // lengths that contradict each other, or a header that is not whole
+  other_protocol,  // neither TCP nor UDP, or neither IPv4 nor IPv6
+  fragment,        // an IP fragment: TCP of this age does not send them, and one alone says nothing
+  malformed,       // lengths that contradict each other, or a header that is not whole
 };
 
 // Reads a packet that begins with its IP header. Only its headers need to be there; payload may be
@@ -110,9 +112,10 @@ enum class ParseError : uint8_t {
 // leaves its length at 0 (super-packets over 64 KiB), otherwise the header says it.
 std::variant<Packet, ParseError> parse_packet(std::span<const uint8_t> bytes, size_t wire_length);
 
-// Whether the TCP checksum is right, or is the bare pseudo-header sum that the kernel leaves for
-// the hardware to complete (CHECKSUM_PARTIAL), as captured super-packets have it. `bytes` is the
-// whole packet that `packet` was parsed from; a packet cut by capture can't be judged and passes.
+// Whether the checksum of TCP or UDP is right, or is the bare pseudo-header sum that the kernel
+// leaves for the hardware to complete (CHECKSUM_PARTIAL), as captured super-packets have it.
+// `bytes` is the whole packet that `packet` was parsed from; a packet cut by capture can't be
+// judged and passes, and so does a datagram of IPv4 without one (RFC 768).
 bool checksum_holds(const Packet& packet, std::span<const uint8_t> bytes);
 
 // Appends a whole IP packet to `out`: headers, then `payload_length` bytes that
@@ -121,6 +124,10 @@ bool checksum_holds(const Packet& packet, std::span<const uint8_t> bytes);
 template <typename WritePayload>
 void append_packet(std::string& out, const Endpoint& source, const Endpoint& destination,
                    const TcpHeader& tcp, uint32_t payload_length, WritePayload&& write_payload);
+
+// The same for a UDP datagram, which has to be short enough for an IP packet.
+void append_datagram(std::string& out, const Endpoint& source, const Endpoint& destination,
+                     std::span<const uint8_t> payload);
 
 namespace detail {
 // Writes the headers for a payload that already stands behind them, checksums included.

@@ -245,18 +245,15 @@ CLI::Option* add_host_port(CLI::App& app, const std::string& name, net::HostPort
                   });
 }
 
-CLI::Option* add_ports(CLI::App& app, const std::string& name, std::vector<net::Port>& ports,
-                       const std::string& help) {
-  return add_repeated_text(app, name, "PORT", help,
-                           [&ports](const std::string& text) -> std::optional<std::string> {
-                             uint16_t number = 0;
-                             const char* const last = text.data() + text.size();
-                             const auto [end, error] = std::from_chars(text.data(), last, number);
-                             if (error != std::errc() || end != last || number == 0)
-                               return "is no port; write a number from 1 to 65535";
-                             ports.push_back({number});
-                             return std::nullopt;
-                           });
+CLI::Option* add_ports(CLI::App& app, const std::string& name,
+                       std::vector<net::ProductionPort>& ports, const std::string& help) {
+  return add_repeated_text(
+      app, name, "PORT", help, [&ports](const std::string& text) -> std::optional<std::string> {
+        const auto port = net::ProductionPort::parse(text);
+        if (!port) return "is no port; write a number from 1 to 65535, or one like 53/udp";
+        ports.push_back(*port);
+        return std::nullopt;
+      });
 }
 
 CommonOptions log_options(int argc, const char* const* argv) {

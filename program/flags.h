@@ -64,9 +64,9 @@ CLI::Option* add_size(CLI::App& app, const std::string& name, uint64_t& bytes,
 CLI::Option* add_host_port(CLI::App& app, const std::string& name, net::HostPort& value,
                            const std::string& help);
 
-// TCP port numbers; the flag may be repeated, and its key takes a number or a list.
-CLI::Option* add_ports(CLI::App& app, const std::string& name, std::vector<net::Port>& ports,
-                       const std::string& help);
+// Ports such as 8080 or 53/udp; the flag may be repeated, and its key takes one or a list.
+CLI::Option* add_ports(CLI::App& app, const std::string& name,
+                       std::vector<net::ProductionPort>& ports, const std::string& help);
 
 // A flag of any other form, written `form` in --help. `accept` takes its text over, and returns
 // what is wrong with it where it can't, to be read behind "--flag TEXT: ".

@@ -29,15 +29,19 @@ std::variant<FlowFilter, std::string> FlowFilter::compile(const std::string& exp
   return FlowFilter(expression, std::move(program));
 }
 
-bool FlowFilter::lets_through(const net::FlowKey& flow) const {
-  net::TcpHeader tcp;
-  tcp.flags.syn = true;
-  std::string syn;
-  net::append_packet(syn, flow.client, flow.server, tcp, 0, [](uint8_t*) {});
+bool FlowFilter::lets_through(const net::FlowKey& flow, net::Protocol protocol) const {
+  std::string first;
+  if (protocol == net::Protocol::udp) {
+    net::append_datagram(first, flow.client, flow.server, {});
+  } else {
+    net::TcpHeader tcp;
+    tcp.flags.syn = true;
+    net::append_packet(first, flow.client, flow.server, tcp, 0, [](uint8_t*) {});
+  }
   pcap_pkthdr header{};
-  header.caplen = header.len = static_cast<bpf_u_int32>(syn.size());
+  header.caplen = header.len = static_cast<bpf_u_int32>(first.size());
   return ::pcap_offline_filter(&program_->code, &header,
-                               reinterpret_cast<const u_char*>(syn.data())) != 0;
+                               reinterpret_cast<const u_char*>(first.data())) != 0;
 }
 
 }  // namespace trafficmirror::program

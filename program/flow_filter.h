@@ -23,7 +23,8 @@ class FlowFilter {
   static std::variant<FlowFilter, std::string> compile(const std::string& expression);
 
   const std::string& expression() const { return expression_; }
-  bool lets_through(const net::FlowKey& flow) const;
+  // Asked about the flow's first packet: a SYN, or a datagram.
+  bool lets_through(const net::FlowKey& flow, net::Protocol protocol = net::Protocol::tcp) const;
 
   bool operator==(const FlowFilter& other) const { return expression_ == other.expression_; }
 

@@ -88,8 +88,8 @@ void add_limit_flags(CLI::App& app, Limits& limits) {
              return std::nullopt;
            });
   add_text(app, "--copies", "NUMBER", "",
-           "mirror each connection so many times, each time as a session of its own with a source "
-           "port of its own (default 1)",
+           "mirror each connection, and client of UDP, so many times, each time as a session of "
+           "its own with a source port of its own (default 1)",
            [&limits](const std::string& text) -> std::optional<std::string> {
              const Limits parsed{
                  .percent = {}, .max_sessions = {}, .copies = parse_number<uint32_t>(text)};

@@ -56,10 +56,12 @@ int run(int argc, const char* const* argv) {
   std::chrono::milliseconds response_timeout = std::chrono::seconds(60);
 
   CLI::App app(
-      "Copies the live TCP traffic of production ports, plays each client towards the shadow, and\n"
-      "streams the packets to an intercept. Production is only ever listened to.",
+      "Copies the live TCP and UDP traffic of production ports, plays each client towards the\n"
+      "shadow, and streams the packets to an intercept. Production is only ever listened to.",
       program_name);
-  program::add_ports(app, "--port", options.capture.ports, "production TCP port; may be repeated")
+  std::vector<net::ProductionPort> ports;
+  program::add_ports(app, "--port", ports,
+                     "production port, such as 8080, or 53/udp; may be repeated")
       ->required();
   program::add_host_port(app, "--intercept", options.uplink.intercept,
                          "where the intercept listens; each address of a name is a replica")
@@ -91,8 +93,10 @@ int run(int argc, const char* const* argv) {
   CLI::Option* const outlive_production =
       app.add_flag("--outlive-production", options.outlive_production,
                    "on SIGTERM, go on while a process here has sockets on the ports");
-  program::add_duration(app, "--idle-timeout", idle_timeout,
-                        "a connection without a packet for so long is forgotten");
+  program::add_duration(
+      app, "--idle-timeout", idle_timeout,
+      "a connection without a packet for so long is forgotten; a client of UDP after 2m at "
+      "the latest");
   program::add_duration(
       app, "--response-timeout", response_timeout,
       "a shadow that does not answer or acknowledge for so long loses the session");
@@ -128,7 +132,11 @@ int run(int argc, const char* const* argv) {
     options.direct_link =
         delivery_interface.empty() ? capture::default_route_interface() : delivery_interface;
   if (method == "pcap") options.method = Shard::CaptureMethod::pcap;
+  for (const net::ProductionPort port : ports)
+    (port.protocol == net::Protocol::tcp ? options.capture.ports : options.capture.udp_ports)
+        .push_back({port.number});
   options.engine.ports = options.capture.ports;
+  options.engine.udp_ports = options.capture.udp_ports;
   options.engine.idle_timeout = idle_timeout;
   options.engine.response_timeout = response_timeout;
   options.engine.logins = logins.logins(options.capture.ports);
@@ -136,6 +144,7 @@ int run(int argc, const char* const* argv) {
     options.uplink.reply_ports.push_back(port);
   options.engine.seed = std::random_device()();
   options.uplink.ports = options.capture.ports;
+  options.uplink.udp_ports = options.capture.udp_ports;
   options.uplink.name = own_name();
   options.uplink.version = TRAFFICMIRROR_VERSION;
 

@@ -101,8 +101,8 @@ Shard::Shard(Options options, int stop_descriptor)
                         : Replicas::SendDirectly()) {
   configure({});
   if (options_.replay) {
-    replay_ = std::make_unique<replay::Replay>(*options_.replay, options_.engine.ports, engine_,
-                                               stop_descriptor);
+    replay_ = std::make_unique<replay::Replay>(*options_.replay, options_.engine.ports,
+                                               options_.engine.udp_ports, engine_, stop_descriptor);
     current_.capturing = true;
     return;
   }
@@ -186,7 +186,7 @@ bool Shard::may_stop(Clock::time_point now) {
   if (now < look_for_production_at_) return false;
   look_for_production_at_ = now + between_looks_for_production;
   if (!production_gone_at_) {
-    if (capture::has_sockets(options_.capture.ports)) return false;
+    if (capture::has_sockets(options_.capture.ports, options_.capture.udp_ports)) return false;
     production_gone_at_ = now;
     look_for_production_at_ = now + until_all_is_captured;
     return false;
@@ -298,8 +298,8 @@ void Shard::configure(const program::Limits& limits) {
   if (limits_.max_rate) of_engine.rate = *limits_.max_rate;
   if (limits_.copies) of_engine.copies = static_cast<uint16_t>(*limits_.copies);
   if (limits_.filter)
-    of_engine.filter = [filter = *limits_.filter](const net::FlowKey& key) {
-      return filter.lets_through(key);
+    of_engine.filter = [filter = *limits_.filter](const net::FlowKey& key, net::Protocol protocol) {
+      return filter.lets_through(key, protocol);
     };
   of_engine.pacing = pacing_of(limits_);
   engine_.set_limits(now_, of_engine);
@@ -388,7 +388,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
       counter("trafficmirror_capture_unusable_packets_total",
               "Captured packets that were not mirrored, by reason.",
               by_name("reason", capture::unusable_names, now.unusable)),
-      gauge("trafficmirror_flows", "Production connections known, each as often as it is mirrored.",
+      gauge("trafficmirror_flows",
+            "Production connections and clients of UDP known, each as often as it is mirrored.",
             now.engine.flows),
       counter("trafficmirror_sessions_opened_total", "Sessions opened towards the shadow.",
               now.engine.opened),
@@ -399,8 +400,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
       counter("trafficmirror_sessions_closed_total", "Sessions that ended, by reason.",
               by_name("reason", session::close_reason_names, now.engine.closed)),
       counter("trafficmirror_shed_total",
-              "Production connections, and exchanges on connections without a session, that were "
-              "not mirrored, by reason.",
+              "Production connections, exchanges on connections without a session, and datagrams "
+              "that were not mirrored, by reason.",
               by_name("reason", session::shed_reason_names, now.engine.shed)),
       counter("trafficmirror_exchanges_total", "Exchanges that the shadow answered.",
               now.engine.exchanges),
@@ -409,10 +410,11 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
                          "it was captured.",
                          lag_bounds, now.engine.lags.exchanges,
                          static_cast<double>(now.engine.lags.sum) / 1e6),
-      counter("trafficmirror_payload_bytes_total",
-              "Client bytes the shadow acknowledged, and bytes it answered.",
-              {{now.engine.bytes_to_shadow, {{"direction", "to_shadow"}}},
-               {now.engine.bytes_from_shadow, {{"direction", "from_shadow"}}}}),
+      counter(
+          "trafficmirror_payload_bytes_total",
+          "Client bytes the shadow acknowledged, or of UDP were sent to it, and bytes it answered.",
+          {{now.engine.bytes_to_shadow, {{"direction", "to_shadow"}}},
+           {now.engine.bytes_from_shadow, {{"direction", "from_shadow"}}}}),
       counter("trafficmirror_retransmits_total", "Segments sent to the shadow again.",
               now.engine.retransmits),
       gauge("trafficmirror_memory_bytes", "Memory the engine holds; --memory-limit bounds it.",
@@ -426,7 +428,8 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
       counter("trafficmirror_streams_total", "Streams to the intercept that got a lease.",
               now.uplink.streams),
       counter("trafficmirror_uplink_dropped_batches_total",
-              "Batches of packets that the stream could not take; TCP sends them again.",
+              "Batches of packets that the stream could not take; TCP sends them again, UDP does "
+              "not.",
               now.uplink.dropped_batches),
   };
   if (options_.record) {

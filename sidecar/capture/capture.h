@@ -3,7 +3,8 @@
 // what it can't keep up with is lost to the copy alone, and counted.
 //
 // Requests come whole, as the kernel had them: super-packets of up to 64 KiB whose checksum is
-// still to be filled in are normal. Responses come as headers (filter.h says how both are told).
+// still to be filled in are normal. Responses come as headers (filter.h says how both are told),
+// and those of UDP not at all: nobody asks for them.
 //
 // There are two captures behind one interface: `ring` is our own AF_PACKET socket with a memory
 // mapped ring, `pcap` is libpcap's. Neither needs more than CAP_NET_RAW.
@@ -64,7 +65,8 @@ class Capture {
 
 struct CaptureOptions {
   std::string interface;         // "any" is all of them
-  std::vector<net::Port> ports;  // of production; 1 to 64
+  std::vector<net::Port> ports;  // of production, TCP; with those of UDP 1 to 64
+  std::vector<net::Port> udp_ports{};
   uint64_t ring_bytes = 16ULL << 20;
 };
 

@@ -75,18 +75,25 @@ class Assembler {
 };
 
 struct Verdicts {
-  Assembler::Label match;     // TCP, and the port is one of ours
-  Assembler::Label no_match;  // TCP of another port
+  Assembler::Label match;     // the port is one of ours
+  Assembler::Label no_match;  // of another port
   Assembler::Label extended;  // IPv6 with extension headers
   Assembler::Label other;
 };
 
-// Judges the packet by the port that stands `port_offset` bytes into the TCP header.
-void add_port_check(Assembler& program, const FilterOptions& options, int32_t port_offset,
+// Judges the packet by the port that stands `port_offset` bytes into the header of TCP or UDP.
+// Without `udp_ports` every datagram is another packet.
+void add_port_check(Assembler& program, const FilterOptions& options,
+                    std::span<const net::Port> udp_ports, int32_t port_offset,
                     const Verdicts& verdicts) {
   const int32_t network = options.network_offset;
+  const bool with_udp = !udp_ports.empty();
+  const auto remember_protocol = [&] {
+    if (with_udp) program.add(BPF_ST, 0);
+  };
   const auto ipv6 = program.make_label();
-  const auto ipv6_tcp = program.make_label();
+  const auto ipv4_ports = program.make_label();
+  const auto ipv6_ports = program.make_label();
   const auto ports = program.make_label();
 
   program.load(BPF_B, network);
@@ -94,7 +101,10 @@ void add_port_check(Assembler& program, const FilterOptions& options, int32_t po
   program.jump_if(6, ipv6);
   program.jump_unless(4, verdicts.other);
   program.load(BPF_B, network + 9);
+  remember_protocol();
+  if (with_udp) program.jump_if(IPPROTO_UDP, ipv4_ports);
   program.jump_unless(IPPROTO_TCP, verdicts.other);
+  program.place(ipv4_ports);
   program.load(BPF_H, network + 6);
   program.jump_if_any_bit(0x1fff, verdicts.other);  // a fragment, but not the first
   program.add(BPF_LDX | BPF_B | BPF_MSH, static_cast<uint32_t>(network));  // X = header length
@@ -103,7 +113,9 @@ void add_port_check(Assembler& program, const FilterOptions& options, int32_t po
 
   program.place(ipv6);
   program.load(BPF_B, network + 6);
-  program.jump_if(IPPROTO_TCP, ipv6_tcp);
+  remember_protocol();
+  program.jump_if(IPPROTO_TCP, ipv6_ports);
+  if (with_udp) program.jump_if(IPPROTO_UDP, ipv6_ports);
   const auto extension = program.make_label();
   const auto jump_if_extension = [&](Assembler::Label match) {
     for (const uint32_t type :
@@ -115,12 +127,24 @@ void add_port_check(Assembler& program, const FilterOptions& options, int32_t po
   program.place(extension);
   program.load(BPF_B, network + static_cast<int32_t>(net::ipv6_header_length));  // what comes next
   program.jump_if(IPPROTO_TCP, verdicts.extended);
+  if (with_udp) program.jump_if(IPPROTO_UDP, verdicts.extended);
   jump_if_extension(verdicts.extended);
   program.jump(verdicts.other);
-  program.place(ipv6_tcp);
+  program.place(ipv6_ports);
   program.load(BPF_H, network + static_cast<int32_t>(net::ipv6_header_length) + port_offset);
 
   program.place(ports);
+  const auto tcp_ports = program.make_label();
+  if (with_udp) {
+    program.add(BPF_MISC | BPF_TAX, 0);
+    program.add(BPF_LD | BPF_MEM, 0);
+    program.jump_if(IPPROTO_TCP, tcp_ports);
+    program.add(BPF_MISC | BPF_TXA, 0);
+    for (const net::Port port : udp_ports) program.jump_if(port.number, verdicts.match);
+    program.jump(verdicts.no_match);
+    program.place(tcp_ports);
+    program.add(BPF_MISC | BPF_TXA, 0);
+  }
   for (const net::Port port : options.ports) program.jump_if(port.number, verdicts.match);
   program.jump(verdicts.no_match);
 }
@@ -128,9 +152,10 @@ void add_port_check(Assembler& program, const FilterOptions& options, int32_t po
 }  // namespace
 
 std::vector<sock_filter> build_filter(const FilterOptions& options) {
-  if (options.ports.empty()) throw program::StartError("--port is missing: name a production port");
-  if (options.ports.size() > max_ports)
-    throw program::StartError("--port is given " + std::to_string(options.ports.size()) +
+  const size_t ports = options.ports.size() + options.udp_ports.size();
+  if (ports == 0) throw program::StartError("--port is missing: name a production port");
+  if (ports > max_ports)
+    throw program::StartError("--port is given " + std::to_string(ports) +
                               " times: " + std::to_string(max_ports) + " ports are the most");
   constexpr int32_t source_port = 0, destination_port = 2;
   const uint32_t whole =
@@ -158,14 +183,14 @@ std::vector<sock_filter> build_filter(const FilterOptions& options) {
   program.jump(response);
 
   program.place(request);
-  add_port_check(program, options, destination_port,
+  add_port_check(program, options, options.udp_ports, destination_port,
                  {accept_whole, no_request, accept_whole, reject});
   program.place(no_request);
   load_interface();
   program.jump_unless(loopback, reject);
 
   program.place(response);
-  add_port_check(program, options, source_port, {accept_headers, reject, accept_whole, reject});
+  add_port_check(program, options, {}, source_port, {accept_headers, reject, accept_whole, reject});
 
   program.place(accept_whole);
   program.add(BPF_RET | BPF_K, whole);

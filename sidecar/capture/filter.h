@@ -1,7 +1,7 @@
 // Which packets the kernel hands to a capture, and how much of each: a classic BPF program, run
 // before anything is copied.
 //
-//   request   came in for this host, TCP, to one of the ports: whole
+//   request   came in for this host, TCP or UDP, to one of the ports: whole
 //   response  goes out of this host, TCP, from one of the ports: its headers
 //   anything else: nothing
 //
@@ -11,9 +11,9 @@
 // On lo each packet is seen twice, going out and then coming in. There, what goes out is passed
 // over and what comes in is a request or a response by its ports: libpcap shows nothing else of lo.
 //
-// IPv6 packets with TCP, or further headers, behind an extension header are let through whole, for
-// user space to judge. Only the first fragment of an IPv4 packet has ports; the others are left
-// out.
+// IPv6 packets with TCP or UDP, or further headers, behind an extension header are let through
+// whole, for user space to judge. Only the first fragment of an IPv4 packet has ports; the others
+// are left out.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,8 @@ inline constexpr size_t max_ports = 64;
 inline constexpr uint32_t headers_snap_length = 192;
 
 struct FilterOptions {
-  std::span<const net::Port> ports;
+  std::span<const net::Port> ports;  // TCP
+  std::span<const net::Port> udp_ports{};
   // Where the network header is: 0 when the data of the socket begins with it (SOCK_DGRAM), which
   // also reaches headers in a fragment of the socket buffer; SKF_NET_OFF for any other socket.
   int32_t network_offset = SKF_NET_OFF;
@@ -43,7 +44,7 @@ struct FilterOptions {
   bool headers_only = false;
 };
 
-// Throws program::StartError unless there are 1 to max_ports ports.
+// Throws program::StartError unless there are 1 to max_ports ports, of both protocols together.
 std::vector<sock_filter> build_filter(const FilterOptions& options);
 
 // Replaces the filter of the socket. The result is 0 or an error number. Throws as build_filter().

@@ -20,6 +20,7 @@ namespace {
 // Bits of the kernel's tcp_states.h.
 constexpr uint32_t established = 1U << 1U;
 constexpr uint32_t handshake = 1U << 3U;  // SYN_RECV
+constexpr uint32_t closed = 1U << 7U;
 constexpr uint32_t close_wait = 1U << 8U;
 constexpr uint32_t listening = 1U << 10U;
 
@@ -94,6 +95,7 @@ int note_flow_between_exchanges(const nlmsghdr* message, void* data) {
 
 // What to ask for, and who is told of each.
 struct Question {
+  uint8_t protocol;
   uint32_t states;
   uint8_t extensions;
   mnl_cb_t note;
@@ -108,7 +110,7 @@ int ask(mnl_socket* netlink, uint8_t family, const Question& question, Dump& dum
   auto* const body =
       static_cast<inet_diag_req_v2*>(mnl_nlmsg_put_extra_header(header, sizeof(inet_diag_req_v2)));
   body->sdiag_family = family;
-  body->sdiag_protocol = IPPROTO_TCP;
+  body->sdiag_protocol = question.protocol;
   body->idiag_ext = question.extensions;
   body->idiag_states = question.states;
   if (mnl_socket_sendto(netlink, header, header->nlmsg_len) < 0) return errno;
@@ -141,8 +143,8 @@ int ask(const Question& question, Dump& dump) {
 
 std::vector<OpenFlow> flows_between_exchanges(std::span<const net::Port> ports) {
   Dump dump{ports};
-  const int error =
-      ask({established, 1U << (INET_DIAG_INFO - 1U), note_flow_between_exchanges}, dump);
+  const int error = ask(
+      {IPPROTO_TCP, established, 1U << (INET_DIAG_INFO - 1U), note_flow_between_exchanges}, dump);
   if (error == 0) return std::move(dump.flows);
   spdlog::warn(
       "open connections are adopted only after their next response: the kernel does not "
@@ -151,19 +153,24 @@ std::vector<OpenFlow> flows_between_exchanges(std::span<const net::Port> ports) 
   return {};
 }
 
-bool has_sockets(std::span<const net::Port> ports) {
-  Dump dump{ports};
-  // Listeners first: they are few, and mostly there.
-  for (const uint32_t states : {listening, established | handshake | close_wait}) {
-    const int error = ask({states, 0, note_any}, dump);
+bool has_sockets(std::span<const net::Port> ports, std::span<const net::Port> udp_ports) {
+  // Listeners first: they are few, and mostly there. A socket of UDP that is not connected is
+  // closed, as the kernel calls it.
+  for (const Question& question :
+       {Question{IPPROTO_TCP, listening, 0, note_any}, Question{IPPROTO_UDP, closed, 0, note_any},
+        Question{IPPROTO_TCP, established | handshake | close_wait, 0, note_any},
+        Question{IPPROTO_UDP, established, 0, note_any}}) {
+    Dump dump{question.protocol == IPPROTO_TCP ? ports : udp_ports};
+    if (dump.ports.empty()) continue;
+    const int error = ask(question, dump);
     if (error != 0)
       spdlog::warn(
           "whether production is still there can't be seen: the kernel does not list its "
           "sockets ({})",
           std::strerror(error));
-    if (error != 0 || dump.any) break;
+    if (error != 0 || dump.any) return dump.any;
   }
-  return dump.any;
+  return false;
 }
 
 }  // namespace trafficmirror::capture

@@ -26,9 +26,9 @@ struct OpenFlow {
 // after their next response.
 std::vector<OpenFlow> flows_between_exchanges(std::span<const net::Port> ports);
 
-// Whether a process of this network namespace still listens on one of the ports, or has a
-// connection there that its client has not reset. False when the kernel can't be asked, with a
-// warning in the log.
-bool has_sockets(std::span<const net::Port> ports);
+// Whether a process of this network namespace still listens on one of the ports of TCP, has a
+// connection there that its client has not reset, or a socket on one of the ports of UDP. False
+// when the kernel can't be asked, with a warning in the log.
+bool has_sockets(std::span<const net::Port> ports, std::span<const net::Port> udp_ports = {});
 
 }  // namespace trafficmirror::capture

@@ -29,7 +29,7 @@ constexpr int silent_protocol = 0x88b6;
 class PcapCapture : public Capture {
  public:
   explicit PcapCapture(const CaptureOptions& options)
-      : interface_(options.interface), ports_(options.ports) {
+      : interface_(options.interface), ports_(options.ports), udp_ports_(options.udp_ports) {
     const int index = interface_index(interface_);
     std::array<char, PCAP_ERRBUF_SIZE> error{};
     pcap_.reset(pcap_create(interface_.c_str(), error.data()));
@@ -87,6 +87,7 @@ class PcapCapture : public Capture {
   // 0, or the error number.
   int attach(RequestCopy copy) const {
     return attach_filter(descriptor(), {.ports = ports_,
+                                        .udp_ports = udp_ports_,
                                         .network_offset = SKF_NET_OFF,
                                         .loopback_index = static_cast<int>(if_nametoindex("lo")),
                                         .headers_only = copy == RequestCopy::headers});
@@ -118,6 +119,7 @@ class PcapCapture : public Capture {
 
   const std::string interface_;
   const std::vector<net::Port> ports_;
+  const std::vector<net::Port> udp_ports_;
   std::unique_ptr<pcap_t, Close> pcap_;
   int link_type_ = 0;
   std::chrono::nanoseconds time_unit_ = std::chrono::microseconds(1);

@@ -32,7 +32,7 @@ constexpr uint64_t max_blocks = 16384;
 class RingCapture : public Capture {
  public:
   explicit RingCapture(const CaptureOptions& options)
-      : interface_(options.interface), ports_(options.ports) {
+      : interface_(options.interface), ports_(options.ports), udp_ports_(options.udp_ports) {
     const int index = interface_index(interface_);
     try {
       open(index, options.ring_bytes);
@@ -78,6 +78,7 @@ class RingCapture : public Capture {
   // 0, or the error number.
   int attach(RequestCopy copy) const {
     return attach_filter(socket_, {.ports = ports_,
+                                   .udp_ports = udp_ports_,
                                    .network_offset = 0,
                                    .loopback_index = static_cast<int>(if_nametoindex("lo")),
                                    .headers_only = copy == RequestCopy::headers});
@@ -153,6 +154,7 @@ class RingCapture : public Capture {
 
   const std::string interface_;
   const std::vector<net::Port> ports_;
+  const std::vector<net::Port> udp_ports_;
   int socket_ = -1;
   uint8_t* ring_ = nullptr;
   uint32_t block_count_ = 0;

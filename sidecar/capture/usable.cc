@@ -6,8 +6,8 @@ std::variant<net::Packet, Unusable> usable_packet(const CapturedPacket& captured
   const auto parsed = net::parse_packet(captured.bytes, captured.wire_length);
   if (const auto* error = std::get_if<net::ParseError>(&parsed)) {
     switch (*error) {
-      case net::ParseError::not_tcp:
-        return Unusable::not_tcp;
+      case net::ParseError::other_protocol:
+        return Unusable::other_protocol;
       case net::ParseError::fragment:
         return Unusable::fragment;
       case net::ParseError::malformed:

@@ -11,8 +11,9 @@
 namespace trafficmirror::capture {
 
 // Why one can't.
-enum class Unusable : uint8_t { not_tcp, fragment, malformed, bad_checksum };
-inline constexpr std::array unusable_names = {"not_tcp", "fragment", "malformed", "bad_checksum"};
+enum class Unusable : uint8_t { other_protocol, fragment, malformed, bad_checksum };
+inline constexpr std::array unusable_names = {"other_protocol", "fragment", "malformed",
+                                              "bad_checksum"};
 
 struct UnusableCounts : std::array<uint64_t, unusable_names.size()> {
   using std::array<uint64_t, unusable_names.size()>::operator[];

@@ -9,6 +9,7 @@ void Answers::sent(const net::Endpoint& target, const net::TcpHeader& header, ui
 }
 
 void Answers::received(const net::Packet& packet) {
+  if (packet.protocol != net::Protocol::tcp) return;
   const auto found = waiting_.find(packet.source);
   if (found == waiting_.end()) return;
   found->second.for_syn = {};

@@ -1,5 +1,5 @@
-// Whether what is sent to the targets directly arrives there, as far as their answers show. No I/O;
-// the time is handed in.
+// Whether what is sent to the targets directly arrives there, as far as their answers show. A
+// datagram of UDP has to be answered by nobody, and says nothing. No I/O; the time is handed in.
 #pragma once
 
 #include <chrono>
@@ -50,6 +50,9 @@ class NotingSink final : public session::SegmentSink {
   void send(const session::Path& path, const session::Segment& segment) override {
     answers_.sent(path.target, segment.header, segment.length);
     next_.send(path, segment);
+  }
+  void send_datagram(const session::Path& path, std::span<const uint8_t> payload) override {
+    next_.send_datagram(path, payload);
   }
 
  private:

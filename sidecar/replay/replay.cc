@@ -31,10 +31,11 @@ std::string counted(const Names& names, const Values& values) {
 
 }  // namespace
 
-Replay::Replay(Options options, std::vector<net::Port> ports, session::Engine& engine,
-               int stop_descriptor)
+Replay::Replay(Options options, std::vector<net::Port> ports, std::vector<net::Port> udp_ports,
+               session::Engine& engine, int stop_descriptor)
     : options_(std::move(options)),
       ports_(std::move(ports)),
+      udp_ports_(std::move(udp_ports)),
       engine_(engine),
       schedule_(options_.schedule),
       reader_(options_.path, options_.rounds, stop_descriptor) {}
@@ -92,20 +93,18 @@ bool Replay::hand_over(const capture::CapturedPacket& captured, Clock::time_poin
   }
   const auto usable = capture::usable_packet(captured);
   const auto* packet = std::get_if<net::Packet>(&usable);
-  const bool ours = packet && is_ours(*packet);
-  if (ours && options_.schedule.speed == max_speed && !may_go_on(*packet, now)) return false;
+  const auto direction = packet ? direction_of(*packet) : std::nullopt;
+  if (direction && options_.schedule.speed == max_speed && !may_go_on(*packet, now)) return false;
 
   ++counts_.packets;
   engine_.set_production_time(schedule_.pass(captured.time));
   if (!packet) {
-    ++counts_.unusable[captured.bytes.empty() ? capture::Unusable::not_tcp
+    ++counts_.unusable[captured.bytes.empty() ? capture::Unusable::other_protocol
                                               : std::get<capture::Unusable>(usable)];
-  } else if (!ours) {
+  } else if (!direction) {
     ++counts_.other_ports;
   } else {
-    const bool request =
-        std::find(ports_.begin(), ports_.end(), packet->destination.port) != ports_.end();
-    if (request && packet->cut()) ++counts_.cut_requests;
+    if (direction == Direction::request && packet->cut()) ++counts_.cut_requests;
     engine_.on_production(engine_now, *packet);
   }
   return true;
@@ -129,10 +128,14 @@ bool Replay::may_go_on(const net::Packet& packet, Clock::time_point now) {
   return false;
 }
 
-bool Replay::is_ours(const net::Packet& packet) const {
-  return std::any_of(ports_.begin(), ports_.end(), [&](net::Port port) {
-    return packet.source.port == port || packet.destination.port == port;
-  });
+// Nothing where it is of another port.
+std::optional<Replay::Direction> Replay::direction_of(const net::Packet& packet) const {
+  const auto& ports = packet.protocol == net::Protocol::tcp ? ports_ : udp_ports_;
+  const auto is_ours = [&](net::Port port) {
+    return std::find(ports.begin(), ports.end(), port) != ports.end();
+  };
+  if (is_ours(packet.destination.port)) return Direction::request;
+  return is_ours(packet.source.port) ? std::optional(Direction::response) : std::nullopt;
 }
 
 // ---- what a person reads
@@ -191,7 +194,7 @@ std::string Replay::report(const session::Counters& sessions, Clock::time_point 
   };
   using session::CloseReason;
   add(read.left_out, "packet", "outside --from and --until");
-  add(read.other_ports, "TCP packet", "of other ports");
+  add(read.other_ports, "packet", "of other ports");
   add(not_usable, "packet", "of no use: " + counted(capture::unusable_names, read.unusable));
   add(read.cut_requests, "packet", "of clients that the capture cut short (its snap length)");
   add(sessions.without_start, "connection",

@@ -32,7 +32,7 @@ struct Options {
 // What was read of the file, over all rounds.
 struct Counts {
   uint64_t packets = 0;
-  uint64_t other_ports = 0;   // TCP, but of no production port
+  uint64_t other_ports = 0;   // TCP or UDP, but of no production port
   uint64_t left_out = 0;      // by --from and --until
   uint64_t cut_requests = 0;  // of which the capture kept only the beginning
   uint64_t rounds = 0;        // handed over to their end
@@ -44,8 +44,8 @@ class Replay {
   using Clock = Schedule::Clock;
 
   // `engine` outlives this. As Reader's.
-  Replay(Options options, std::vector<net::Port> ports, session::Engine& engine,
-         int stop_descriptor);
+  Replay(Options options, std::vector<net::Port> ports, std::vector<net::Port> udp_ports,
+         session::Engine& engine, int stop_descriptor);
 
   // To be polled for POLLIN; -1 while nothing of the file is waited for.
   int descriptor() const { return reads_ ? reader_.descriptor() : -1; }
@@ -70,10 +70,12 @@ class Replay {
   bool hand_over(const capture::CapturedPacket& captured, Clock::time_point now,
                  session::Time engine_now);
   bool may_go_on(const net::Packet& packet, Clock::time_point now);
-  bool is_ours(const net::Packet& packet) const;
+  enum class Direction : uint8_t { request, response };
+  std::optional<Direction> direction_of(const net::Packet& packet) const;
 
   const Options options_;
-  const std::vector<net::Port> ports_;
+  const std::vector<net::Port> ports_;  // TCP
+  const std::vector<net::Port> udp_ports_;
   session::Engine& engine_;
   Schedule schedule_;
   Counts counts_;

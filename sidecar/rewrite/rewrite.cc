@@ -11,6 +11,11 @@ void Rewriter::send(const session::Path& path, const session::Segment& segment) 
   if (batch_.size() >= full_batch) flush();
 }
 
+void Rewriter::send_datagram(const session::Path& path, std::span<const uint8_t> payload) {
+  net::append_datagram(batch_, path.source, path.target, payload);
+  if (batch_.size() >= full_batch) flush();
+}
+
 void Rewriter::flush() {
   if (batch_.empty()) return;
   const size_t capacity = batch_.size();

@@ -1,6 +1,6 @@
-// sidecar/rewrite/ turns the engine's segments into whole packets: leased source, shadow
-// destination, fresh checksums. Packets gather in batches, one behind the other, as the stream
-// carries them.
+// sidecar/rewrite/ turns the engine's segments and datagrams into whole packets: leased source,
+// shadow destination, fresh checksums. Packets gather in batches, one behind the other, as the
+// stream carries them.
 #pragma once
 
 #include <functional>
@@ -19,6 +19,7 @@ class Rewriter : public session::SegmentSink {
   explicit Rewriter(Deliver deliver) : deliver_(std::move(deliver)) {}
 
   void send(const session::Path& path, const session::Segment& segment) override;
+  void send_datagram(const session::Path& path, std::span<const uint8_t> payload) override;
 
   void flush();
 

@@ -45,7 +45,7 @@ inline constexpr std::array close_reason_names = {
 };
 
 // Why something was not mirrored. Counted once for each connection production opened, and for each
-// further exchange on a connection that has no session.
+// further exchange on a connection that has no session. Of UDP, for each datagram.
 enum class ShedReason : uint8_t {
   mid_exchange,    // an open connection, or one whose session ended: the next exchange boundary is
                    // waited for
@@ -59,11 +59,14 @@ enum class ShedReason : uint8_t {
   shadow_down,     // the shadow refused or did not answer a moment ago
   memory_limit,
   uplink_full,  // the stream does not take packets as fast as they come
+  too_long,     // a datagram that the path to the shadow does not carry
+  cut,          // a datagram of which the capture has only the beginning
   own_traffic,  // the "client" is the intercept itself: mirroring it would never end
 };
 inline constexpr std::array shed_reason_names = {
     "mid_exchange", "filtered",       "sampled",     "session_limit", "rate_limit",  "no_stream",
-    "no_target",    "no_source_port", "shadow_down", "memory_limit",  "uplink_full", "own_traffic",
+    "no_target",    "no_source_port", "shadow_down", "memory_limit",  "uplink_full", "too_long",
+    "cut",          "own_traffic",
 };
 
 // How much later exchanges were sent to the shadow than production's client began them.
@@ -97,8 +100,8 @@ struct Counters {
   uint64_t adopted = 0;            // of the opened: flows that were already open
   uint64_t without_start = 0;      // flows of which packets were seen, and no SYN before them
   uint64_t exchanges = 0;          // answered by the shadow
-  uint64_t bytes_to_shadow = 0;    // client bytes the shadow acknowledged
-  uint64_t bytes_from_shadow = 0;  // received in order
+  uint64_t bytes_to_shadow = 0;    // client bytes the shadow acknowledged; of UDP, sent
+  uint64_t bytes_from_shadow = 0;  // received in order; of UDP, received
   uint64_t retransmits = 0;        // segments sent again
   Lags lags;
   uint64_t flows = 0;   // production connections known now

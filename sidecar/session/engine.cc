@@ -65,7 +65,8 @@ constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 
 }  // namespace
 
-Engine::Engine(Options options) : options_(std::move(options)) {
+Engine::Engine(Options options)
+    : options_(std::move(options)), datagram_flows_(options_.idle_timeout) {
   set_limits(Time::min(), options_.limits);
 }
 
@@ -102,19 +103,25 @@ void Engine::remove_stream(Stream& stream) {
 
 void Engine::set_lease(Time now, Stream& stream, const Lease& lease) {
   stream.has_lease = true;
-  if (lease.client_sources)
+  if (lease.client_sources) {
     stream.source_ports.lease_clients();
-  else
+  } else {
     stream.source_ports.lease(lease.sources);
+    if (!options_.udp_ports.empty()) stream.udp_source_ports.lease(lease.sources);
+  }
   std::vector<Lease::Target>& targets = stream.targets;
   const std::vector<Lease::Target> before = std::exchange(targets, lease.targets);
+  const auto find = [&](const Lease::Target& its) {
+    return std::find_if(targets.begin(), targets.end(), [&](const auto& t) {
+      return t.endpoint == its.endpoint && t.production_port == its.production_port &&
+             t.protocol == its.protocol;
+    });
+  };
   for (auto next = sessions_.begin(); next != sessions_.end();) {
     SessionEntry& entry = *next++;
     if (entry.stream != stream.number) continue;
     const Lease::Target& its = before[entry.target];
-    const auto target = std::find_if(targets.begin(), targets.end(), [&](const auto& t) {
-      return t.endpoint == its.endpoint && t.production_port == its.production_port;
-    });
+    const auto target = find(its);
     if (target == targets.end()) {
       // Its RST needs an address to go to until it is sent.
       entry.target = static_cast<uint16_t>(targets.size());
@@ -126,6 +133,12 @@ void Engine::set_lease(Time now, Stream& stream, const Lease& lease) {
       entry.session.connection().set_maximum_segment_size(maximum_segment_size(path_of(entry)));
     }
   }
+  end_datagram_flows(CloseReason::target_gone, [&](DatagramFlow& flow) {
+    if (flow.stream != stream.number) return false;
+    const auto target = find(before[flow.target]);
+    flow.target = static_cast<uint16_t>(target - targets.begin());
+    return target == targets.end();
+  });
 }
 
 void Engine::stream_lost(Stream& stream) {
@@ -133,8 +146,11 @@ void Engine::stream_lost(Stream& stream) {
     SessionEntry& entry = *next++;
     if (entry.stream == stream.number) remove(Time::min(), entry, CloseReason::stream_lost);
   }
+  end_datagram_flows(CloseReason::stream_lost,
+                     [&](const DatagramFlow& flow) { return flow.stream == stream.number; });
   stream.touched.clear();
   stream.source_ports.clear();
+  stream.udp_source_ports.clear();
   stream.targets.clear();
   stream.has_lease = false;
   stream.full = false;
@@ -148,6 +164,7 @@ void Engine::drain(Time now) {
   for (auto& [key, flow] : flows_)
     if (flow.start_shed) shed(flow, *flow.start_shed);
   while (!sessions_.empty()) close(now, sessions_.front(), CloseReason::drained);
+  end_datagram_flows(CloseReason::drained, [](const DatagramFlow&) { return true; });
 }
 
 // ---- production
@@ -168,6 +185,10 @@ std::optional<bool> Engine::is_from_client(const net::Packet& packet) const {
 }
 
 void Engine::on_production(Time now, const net::Packet& packet) {
+  if (packet.protocol == net::Protocol::udp) {
+    on_datagram(now, packet);
+    return;
+  }
   const auto from_client = is_from_client(packet);
   if (!from_client) return;
   FlowCopy key{*from_client ? net::FlowKey{packet.source, packet.destination}
@@ -498,6 +519,10 @@ void Engine::end_flows(Time now) {
       close(now, *flow.session, CloseReason::capture_gap);
     end_flow(now, flow, flow.client_finished ? CloseReason::finished : CloseReason::capture_ended);
   }
+  end_datagram_flows(CloseReason::capture_ended,
+                     [](const DatagramFlow& flow) { return flow.unanswered == 0; });
+  datagram_flows_.end(
+      now + std::min(options_.response_timeout, DatagramFlows::longest_silence_behind_first));
 }
 
 // ---- sessions
@@ -512,10 +537,11 @@ bool Engine::is_own(const net::Endpoint& client) const {
 // Of the streams with room the one of the highest rank, which the flow gives each of them. Several
 // targets of one stream share the sessions of a port; the flow's hash says which, so that a flow
 // stays with its own. Where no stream will do, the reason is that of the one that came closest.
-std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key) const {
+std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key,
+                                                      net::Protocol protocol) const {
   const uint64_t hash = std::hash<FlowCopy>()(key);
   const auto serves = [&](const Lease::Target& target) {
-    return target.production_port == key.server.port;
+    return target.production_port == key.server.port && target.protocol == protocol;
   };
   enum class Obstacle : uint8_t { no_stream, no_target, uplink_full, no_source_port };
   Obstacle obstacle = Obstacle::no_stream;
@@ -537,7 +563,9 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key) const
       stopped_by(Obstacle::uplink_full);
       continue;
     }
-    if (!stream.source_ports.has_free({key.client, stream.targets[target].endpoint})) {
+    const net::Endpoint& to = stream.targets[target].endpoint;
+    if (protocol == net::Protocol::tcp ? !stream.source_ports.has_free({key.client, to})
+                                       : !stream.udp_source_ports.has_free(to.address.family())) {
       stopped_by(Obstacle::no_source_port);
       continue;
     }
@@ -563,15 +591,15 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key) const
 // A session that takes another's place is within them already.
 std::optional<ShedReason> Engine::beyond_limits(Time now, const Flow& flow) {
   if (const auto reason = left_out(*flow.key)) return reason;
-  if (sessions_.size() >= options_.limits.sessions) return ShedReason::session_limit;
+  if (all_sessions_open()) return ShedReason::session_limit;
   if (!rate_limit_.has_room(now)) return ShedReason::rate_limit;
   return std::nullopt;
 }
 
 bool Engine::has_target() const {
   const auto is_ours = [&](const Lease::Target& target) {
-    return std::find(options_.ports.begin(), options_.ports.end(), target.production_port) !=
-           options_.ports.end();
+    const auto& ports = target.protocol == net::Protocol::tcp ? options_.ports : options_.udp_ports;
+    return std::find(ports.begin(), ports.end(), target.production_port) != ports.end();
   };
   return std::any_of(streams_.begin(), streams_.end(), [&](const auto& stream) {
     return stream && stream->has_lease &&
@@ -585,24 +613,35 @@ bool Engine::congested(const net::Packet& packet) const {
   if (std::any_of(streams_.begin(), streams_.end(),
                   [](const auto& stream) { return stream && stream->full; }))
     return true;
-  if (!is_from_client(packet).value_or(false)) return false;
   FlowCopy key{{packet.source, packet.destination}};
-  if (left_out(key) || is_own(key.client)) return false;
-  const net::TcpFlags& flags = packet.tcp.flags;
-  size_t sessions = sessions_.size();
-  for (; key.copy < options_.limits.copies; ++key.copy) {
-    const auto found = flows_.find(key);
-    const bool known = found != flows_.end();
-    const bool opens_session =
-        flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
-                  : packet.payload_length > 0 && !(known && found->second.session);
-    if (!opens_session) continue;
-    if (++sessions > options_.limits.sessions) return true;
-    const auto way = way_for(key);
-    const auto* obstacle = std::get_if<ShedReason>(&way);
-    if (obstacle && *obstacle != ShedReason::no_target) return true;
-  }
+  const net::Protocol protocol = packet.protocol;
+  if (protocol == net::Protocol::udp ? !is_datagram_for_production(packet)
+                                     : !is_from_client(packet).value_or(false))
+    return false;
+  if (left_out(key, protocol) || is_own(key.client)) return false;
+  size_t sessions = sessions_.size() + datagram_flows_.size();
+  for (; key.copy < options_.limits.copies; ++key.copy)
+    if (opens_session(key, packet) &&
+        (++sessions > options_.limits.sessions || is_without_way(key, protocol)))
+      return true;
   return false;
+}
+
+bool Engine::opens_session(const FlowCopy& key, const net::Packet& packet) const {
+  if (packet.protocol == net::Protocol::udp) return !datagram_flows_.contains(key);
+  const auto found = flows_.find(key);
+  const bool known = found != flows_.end();
+  const net::TcpFlags& flags = packet.tcp.flags;
+  return flags.syn ? !flags.ack && !(known && found->second.syn == packet.tcp.sequence)
+                   : packet.payload_length > 0 && !(known && found->second.session);
+}
+
+bool Engine::is_without_way(const FlowCopy& key, net::Protocol protocol) const {
+  const auto way = way_for(key, protocol);
+  const auto* obstacle = std::get_if<ShedReason>(&way);
+  if (obstacle && *obstacle == ShedReason::no_source_port && protocol == net::Protocol::udp)
+    return !datagram_flows_.least_needed(production_time(Time::min()));
+  return obstacle && *obstacle != ShedReason::no_target;
 }
 
 bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
@@ -679,6 +718,10 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Way
 }
 
 void Engine::on_shadow(Time now, Stream& stream, const net::Packet& packet) {
+  if (packet.protocol == net::Protocol::udp) {
+    on_answer(stream, packet);
+    return;
+  }
   SessionEntry* entry = stream.source_ports.user(packet.destination, packet.source);
   if (!entry || stream.targets[entry->target].endpoint != packet.source) {
     if (packet.tcp.flags.rst) return;
@@ -731,7 +774,9 @@ bool Engine::busy() const {
 }
 
 Time Engine::deadline() const {
-  Time at = production_time_ ? never : flow_timers_.next();
+  Time at = production_time_ ? never
+                             : std::min(flow_timers_.next(), datagram_flows_.next_by_production());
+  at = std::min(at, datagram_flows_.next_by_now());
   for (const auto& stream : streams_)
     if (stream && !stream->full) at = std::min(at, stream->timers.next());
   return at;
@@ -740,6 +785,9 @@ Time Engine::deadline() const {
 void Engine::run(Time now) {
   while (flow_timers_.next() <= production_time(now))
     on_flow_timer(now, static_cast<Flow&>(flow_timers_.pop()));
+  while (const DatagramFlow* flow = datagram_flows_.due(production_time(now), now))
+    end_datagram_flow(*flow, datagram_flows_.ending(*flow) ? CloseReason::capture_ended
+                                                           : CloseReason::idle_timeout);
   for (const auto& each : streams_) {
     if (!each || each->full) continue;
     Stream& stream = *each;
@@ -838,6 +886,9 @@ void Engine::account(Time now, SessionEntry& entry) {
 void Engine::shed_newest(Time now) {
   while (counters_.memory > options_.limits.memory && !sessions_.empty())
     close(now, sessions_.back(), CloseReason::memory_limit);
+  end_datagram_flows(CloseReason::memory_limit, [&](const DatagramFlow&) {
+    return counters_.memory > options_.limits.memory;
+  });
 }
 
 // An exchange can't be left out of a session, so where too many begin sessions have to go.
@@ -846,11 +897,115 @@ void Engine::count_exchange(Time now) {
     close(now, sessions_.back(), CloseReason::rate_limit);
 }
 
+// ---- datagrams
+// -------------------------------------------------------------------------------------------------
+
+bool Engine::is_datagram_for_production(const net::Packet& packet) const {
+  return std::find(options_.udp_ports.begin(), options_.udp_ports.end(), packet.destination.port) !=
+         options_.udp_ports.end();
+}
+
+void Engine::on_datagram(Time now, const net::Packet& packet) {
+  if (!is_datagram_for_production(packet)) return;
+  FlowCopy key{{packet.source, packet.destination}};
+  if (is_own(key.client)) {
+    ++counters_[ShedReason::own_traffic];
+    return;
+  }
+  for (; key.copy < options_.limits.copies; ++key.copy)
+    if (const auto reason = mirror_datagram(now, key, packet)) ++counters_[*reason];
+}
+
+std::optional<ShedReason> Engine::mirror_datagram(Time now, const FlowCopy& key,
+                                                  const net::Packet& packet) {
+  DatagramFlow* flow = datagram_flows_.find(key);
+  std::optional<Way> way;
+  if (!flow) {
+    if (const auto reason = left_out(key, packet.protocol)) return reason;
+    if (all_sessions_open()) return ShedReason::session_limit;
+    if (draining_) return ShedReason::no_stream;
+    const auto found = datagram_way_for(now, key);
+    if (const auto* none = std::get_if<ShedReason>(&found)) return *none;
+    way = std::get<Way>(found);
+    if (!room_for(DatagramFlows::flow_size)) return ShedReason::memory_limit;
+  }
+  Stream& stream = way ? *way->stream : *streams_[flow->stream];
+  const Lease::Target& target = stream.targets[way ? way->target : flow->target];
+  if (stream.full) return ShedReason::uplink_full;
+  if (packet.cut()) return ShedReason::cut;
+  // RFC 8085 section 3.2: a datagram is not to be fragmented on its way.
+  if (packet.payload_length > maximum_datagram_size({{}, target.endpoint, target.path_mtu}))
+    return ShedReason::too_long;
+  if (!rate_limit_.has_room(now)) return ShedReason::rate_limit;
+  rate_limit_.spend(now);
+
+  if (!flow) {
+    // There is one free, or it would be no way.
+    const auto source = stream.udp_source_ports.take(target.endpoint.address.family());
+    flow = &datagram_flows_.add(
+        {.key = key, .stream = stream.number, .target = way->target, .source = *source});
+    counters_.memory += DatagramFlows::flow_size;
+    ++stream.counters.opened;
+    ++stream.counters.active;
+  }
+  datagram_flows_.sent(*flow, production_time(now), now);
+  stream.counters.bytes_to_shadow += packet.payload_length;
+  stream.sink.send_datagram(path_of(*flow), packet.payload);
+  return std::nullopt;
+}
+
+// Of clients that take a port for each question there are always more than there are source ports,
+// if they are many enough; those that have had time for their answer make room.
+std::variant<Engine::Way, ShedReason> Engine::datagram_way_for(Time now, const FlowCopy& key) {
+  const auto way = way_for(key, net::Protocol::udp);
+  const auto* none = std::get_if<ShedReason>(&way);
+  if (!none || *none != ShedReason::no_source_port) return way;
+  const DatagramFlow* least_needed = datagram_flows_.least_needed(production_time(now));
+  if (!least_needed) return way;
+  end_datagram_flow(*least_needed, CloseReason::idle_timeout);
+  return way_for(key, net::Protocol::udp);
+}
+
+// What comes without a question, or behind the answer to the last one, is no exchange.
+void Engine::on_answer(Stream& stream, const net::Packet& packet) {
+  const auto source = stream.udp_source_ports.find(packet.destination);
+  DatagramFlow* flow = source ? datagram_flows_.find(stream.number, *source) : nullptr;
+  if (!flow || stream.targets[flow->target].endpoint != packet.source) return;
+  stream.counters.bytes_from_shadow += packet.payload_length;
+  if (flow->unanswered == 0) return;
+  --flow->unanswered;
+  ++stream.counters.exchanges;
+  if (flow->unanswered == 0 && datagram_flows_.ending(*flow))
+    end_datagram_flow(*flow, CloseReason::capture_ended);
+}
+
+void Engine::end_datagram_flow(const DatagramFlow& flow, CloseReason reason) {
+  Stream& stream = *streams_[flow.stream];
+  ++stream.counters[reason];
+  --stream.counters.active;
+  counters_.memory -= DatagramFlows::flow_size;
+  stream.udp_source_ports.give_back(flow.source, net::SequenceNumber());
+  datagram_flows_.remove(flow);
+}
+
+template <typename Which>
+void Engine::end_datagram_flows(CloseReason reason, Which&& which) {
+  datagram_flows_.for_each([&](DatagramFlow& flow) {
+    if (which(flow)) end_datagram_flow(flow, reason);
+  });
+}
+
+Path Engine::path_of(const DatagramFlow& flow) const {
+  const Stream& stream = *streams_[flow.stream];
+  const Lease::Target& target = stream.targets[flow.target];
+  return {stream.udp_source_ports.endpoint(flow.source), target.endpoint, target.path_mtu};
+}
+
 Counters Engine::counters() const {
   Counters all = counters_;
   for (const auto& stream : streams_)
     if (stream) all.add(stream->counters);
-  all.flows = flows_.size();
+  all.flows = flows_.size() + datagram_flows_.size();
   return all;
 }
 

@@ -12,7 +12,8 @@
 //   shadow's header ─► Engine ─────────► Session ─► Connection
 //
 // Input only changes state; run() puts out everything that has come due, once, however much came
-// in: acknowledgments merge and a batch in makes a batch out.
+// in: acknowledgments merge and a batch in makes a batch out. But a UDP datagram is put out as it
+// comes in (datagrams.h).
 //
 // Not thread-safe: one engine is one shard, run by one thread.
 #pragma once
@@ -28,6 +29,7 @@
 
 #include "net/packet.h"
 #include "sidecar/session/counters.h"
+#include "sidecar/session/datagrams.h"
 #include "sidecar/session/flow.h"
 #include "sidecar/session/lease.h"
 #include "sidecar/session/rate_limit.h"
@@ -58,12 +60,17 @@ struct SessionEntry : Timed {
 // their end. Only the engine changes one.
 struct Stream {
   Stream(uint16_t its_number, uint64_t its_identity, SegmentSink& to, uint64_t seed)
-      : number(its_number), identity(its_identity), sink(to), source_ports(seed) {}
+      : number(its_number),
+        identity(its_identity),
+        sink(to),
+        source_ports(seed),
+        udp_source_ports(seed) {}
 
   const uint16_t number;
   const uint64_t identity;
   SegmentSink& sink;
   SourcePorts source_ports;
+  SourcePorts udp_source_ports;  // the same, for UDP, which numbers its own
   std::vector<Lease::Target> targets;
   bool has_lease = false;
   bool full = false;
@@ -71,7 +78,7 @@ struct Stream {
 
   std::vector<SessionEntry*> touched;  // may have something to put out; null where it is gone
   TimerHeap timers;
-  size_t busy = 0;    // sessions
+  size_t busy = 0;    // sessions of TCP
   Counters counters;  // of its sessions, since it was lost last
   Counters reported;  // the part of them that its intercept was told
 };
@@ -80,19 +87,20 @@ struct Stream {
 struct Limits {
   uint64_t memory = 64 << 20;  // bytes
   uint64_t sessions = UINT64_MAX;
-  uint16_t copies = 1;   // sessions that mirror a connection
+  uint16_t copies = 1;   // sessions that mirror a connection, or a client of UDP
   double percent = 100;  // of production's connections
   uint32_t rate = 0;     // exchanges a second; 0: any
   // Whether a connection may be mirrored; none: each. It is asked again and again, and has to say
   // the same of the same.
-  std::function<bool(const net::FlowKey&)> filter{};
+  std::function<bool(const net::FlowKey&, net::Protocol)> filter{};
   Pacing pacing{};
 };
 
 class Engine {
  public:
   struct Options {
-    std::vector<net::Port> ports;  // production's
+    std::vector<net::Port> ports;  // production's, of TCP
+    std::vector<net::Port> udp_ports{};
     Limits limits;
     Duration idle_timeout = std::chrono::minutes(10);
     Duration response_timeout = std::chrono::seconds(60);
@@ -123,7 +131,9 @@ class Engine {
   static void set_uplink_full(Stream& stream, bool full) { stream.full = full; }
   // It gets no more sessions, those it has live on.
   static void close_to_new_sessions(Stream& stream, bool closed) { stream.closed_to_new = closed; }
-  static bool wants_more_source_ports(const Stream& stream) { return stream.source_ports.low(); }
+  static bool wants_more_source_ports(const Stream& stream) {
+    return stream.source_ports.low() || stream.udp_source_ports.low();
+  }
 
   // -- what was captured and received
   void on_production(Time now, const net::Packet& packet);
@@ -170,8 +180,10 @@ class Engine {
  private:
   // Why a connection is none of those that are mirrored, if not all are. Always the same answer for
   // the same, in all sidecars.
-  std::optional<ShedReason> left_out(const net::FlowKey& key) const {
-    if (options_.limits.filter && !options_.limits.filter(key)) return ShedReason::filtered;
+  std::optional<ShedReason> left_out(const net::FlowKey& key,
+                                     net::Protocol protocol = net::Protocol::tcp) const {
+    if (options_.limits.filter && !options_.limits.filter(key, protocol))
+      return ShedReason::filtered;
     if (!sampled(key)) return ShedReason::sampled;
     return std::nullopt;
   }
@@ -210,7 +222,11 @@ class Engine {
     Stream* stream;
     uint16_t target;  // number in the stream's targets
   };
-  std::variant<Way, ShedReason> way_for(const FlowCopy& key) const;
+  std::variant<Way, ShedReason> way_for(const FlowCopy& key,
+                                        net::Protocol protocol = net::Protocol::tcp) const;
+  bool is_without_way(const FlowCopy& key, net::Protocol protocol) const;
+  // Whether a packet of production's client makes a session of this copy.
+  bool opens_session(const FlowCopy& key, const net::Packet& packet) const;
   // `client` is whose session it is, of which its source may be.
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
                                                        const net::Endpoint& client,
@@ -231,6 +247,24 @@ class Engine {
   // Brings the account of memory up to date; sheds sessions while it is over the limit.
   void account(Time now, SessionEntry& entry);
   void shed_newest(Time now);
+  // Whether --max-sessions are open.
+  bool all_sessions_open() const {
+    return sessions_.size() + datagram_flows_.size() >= options_.limits.sessions;
+  }
+
+  // Of UDP.
+  void on_datagram(Time now, const net::Packet& packet);
+  // Why the datagram is not mirrored, if it isn't.
+  std::optional<ShedReason> mirror_datagram(Time now, const FlowCopy& key,
+                                            const net::Packet& packet);
+  std::variant<Way, ShedReason> datagram_way_for(Time now, const FlowCopy& key);
+  void on_answer(Stream& stream, const net::Packet& packet);
+  bool is_datagram_for_production(const net::Packet& packet) const;
+  void end_datagram_flow(const DatagramFlow& flow, CloseReason reason);
+  template <typename Which>
+  void end_datagram_flows(CloseReason reason, Which&& which);
+  Path path_of(const DatagramFlow& flow) const;
+
   // Takes an exchange into account that began on a session.
   void count_exchange(Time now);
 
@@ -252,6 +286,7 @@ class Engine {
   uint16_t most_copies_ = 1;  // that there have been: when they are less, open sessions go on
   std::list<SessionEntry> sessions_;  // of all streams; the newest is the last
   TimerHeap flow_timers_;
+  DatagramFlows datagram_flows_;
   Counters counters_;  // of what belongs to no stream, and of streams that were lost
   Counters reported_;  // the part of them that an intercept was told
 };

@@ -19,6 +19,7 @@ struct Lease {
     net::Port production_port;
     net::Endpoint endpoint;
     uint16_t path_mtu = 1500;
+    net::Protocol protocol = net::Protocol::tcp;  // of both ports
   };
   std::vector<Source> sources;
   std::vector<Target> targets;

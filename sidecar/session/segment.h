@@ -1,4 +1,4 @@
-// What the engine puts out: segments for the shadow, still without addresses.
+// What the engine puts out: segments and datagrams for the shadow, still without addresses.
 #pragma once
 
 #include "net/packet.h"
@@ -20,6 +20,13 @@ inline uint16_t maximum_segment_size(const Path& path) {
   return static_cast<uint16_t>(path.mtu > headers ? path.mtu - headers : 0);
 }
 
+// What a datagram on this path may carry.
+inline uint32_t maximum_datagram_size(const Path& path) {
+  const uint32_t headers =
+      net::ip_header_length(path.target.address.family()) + net::udp_header_length;
+  return path.mtu > headers ? path.mtu - headers : 0;
+}
+
 struct Segment {
   net::TcpHeader header;
   const ByteQueue* queue = nullptr;  // where the payload lies; not read if length is 0
@@ -32,6 +39,8 @@ class SegmentSink {
  public:
   virtual ~SegmentSink() = default;
   virtual void send(const Path& path, const Segment& segment) = 0;
+  // A UDP datagram; without ports of UDP there is none.
+  virtual void send_datagram(const Path& /*path*/, std::span<const uint8_t> /*payload*/) {}
 };
 
 // The way out of one connection.

@@ -62,6 +62,8 @@ class SourcePorts {
   net::SequenceNumber initial_sequence(Number number) const {
     return slots_[static_cast<uint32_t>(number)].initial_sequence;
   }
+  // Of a leased one.
+  std::optional<Number> find(const net::Endpoint& endpoint) const;
   // The session that uses an address and port towards a target; null where none does. Of leased
   // ones, which have one user each, it may be another target's.
   SessionEntry* user(const net::Endpoint& endpoint, const net::Endpoint& target) const;
@@ -96,7 +98,6 @@ class SourcePorts {
   void add(const net::Endpoint& endpoint);
   void add_slot();
   std::optional<uint32_t> take_unused();
-  std::optional<Number> find(const net::Endpoint& endpoint) const;
   Slot& slot(Number number) { return slots_[static_cast<uint32_t>(number)]; }
   Queue& queue(net::Family family) { return family == net::Family::ipv4 ? ipv4_ : ipv6_; }
   void push_free(Number number, net::Family family);

@@ -51,7 +51,8 @@ std::optional<session::Lease> to_lease(const v1::Lease& message) {
     const uint32_t mtu = std::clamp<uint32_t>(target.path_mtu(), 576, 65535);
     lease.targets.push_back({to_port(target.production_port()),
                              {*address, to_port(target.port())},
-                             static_cast<uint16_t>(mtu)});
+                             static_cast<uint16_t>(mtu),
+                             target.udp() ? net::Protocol::udp : net::Protocol::tcp});
   }
   return lease;
 }

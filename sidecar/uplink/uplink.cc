@@ -108,6 +108,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     hello.set_version(options.version);
     hello.set_name(options.name);
     for (const net::Port port : options.ports) hello.add_ports(port.number);
+    for (const net::Port port : options.udp_ports) hello.add_udp_ports(port.number);
     for (const net::Port port : options.reply_ports) hello.add_reply_ports(port.number);
     hello.set_wants_identity(tls_ && tls_->from_environment());
     hello.set_sends_directly(options.sends_directly);

@@ -44,8 +44,9 @@ class Uplink {
     std::shared_ptr<program::Tls> tls{};
     std::string name;  // of this sidecar, for the intercept's log
     std::string version;
-    std::vector<net::Port> ports;
-    bool sends_directly = false;  // no packets come up the stream
+    std::vector<net::Port> ports;  // of TCP
+    std::vector<net::Port> udp_ports{};
+    bool sends_directly = false;           // no packets come up the stream
     std::vector<net::Port> reply_ports{};  // those of which the first replies are needed whole
   };
   struct Counters {

@@ -54,7 +54,7 @@ class Captured {
 void parse_program(const std::vector<std::string>& arguments) {
   program::CommonOptions common{.http = {"127.0.0.1", {19464}}};
   net::HostPort intercept;
-  std::vector<net::Port> ports;
+  std::vector<net::ProductionPort> ports;
   std::chrono::milliseconds timeout = std::chrono::seconds(60);
   uint64_t memory = 64 << 20;
   intercept::PortRange source_ports;
@@ -78,7 +78,7 @@ void parse_program(const std::vector<std::string>& arguments) {
   const Captured error(std::cerr);
   const auto exit_code = program::parse_flags(app, static_cast<int>(argv.size()), argv.data());
   if (!exit_code) {
-    for (const net::Port port : ports) require(port.number != 0, "a port is not 0");
+    for (const net::ProductionPort port : ports) require(port.number != 0, "a port is not 0");
     require(timeout.count() > 0 && memory > 0, "timeouts and sizes are more than nothing");
     require(error.text().empty(), "what is right is not complained about");
     return;

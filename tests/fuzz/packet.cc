@@ -22,8 +22,10 @@ bool same(const net::TcpHeader& a, const net::TcpHeader& b) {
 void check_bounds(const net::Packet& packet, std::span<const uint8_t> bytes) {
   require(packet.ip_header_length >= net::ip_header_length(packet.source.address.family()),
           "the IP header has its length");
-  require(packet.header_length >= packet.ip_header_length + net::tcp_header_length,
-          "the TCP header has its length");
+  require(packet.header_length >= packet.ip_header_length + (packet.protocol == net::Protocol::tcp
+                                                                 ? net::tcp_header_length
+                                                                 : net::udp_header_length),
+          "the header of TCP or UDP has its length");
   require(packet.header_length <= bytes.size(), "the headers are there");
   require(packet.payload.size() <= packet.payload_length, "no more payload than there is");
   require(packet.payload.empty() || (packet.payload.data() == bytes.data() + packet.header_length &&
@@ -38,15 +40,19 @@ void check_bounds(const net::Packet& packet, std::span<const uint8_t> bytes) {
 
 void check_round_trip(const net::Packet& packet) {
   std::string text;
-  net::append_packet(text, packet.source, packet.destination, packet.tcp,
-                     static_cast<uint32_t>(packet.payload.size()), [&](uint8_t* to) {
-                       std::memcpy(to, packet.payload.data(), packet.payload.size());
-                     });
+  if (packet.protocol == net::Protocol::udp)
+    net::append_datagram(text, packet.source, packet.destination, packet.payload);
+  else
+    net::append_packet(text, packet.source, packet.destination, packet.tcp,
+                       static_cast<uint32_t>(packet.payload.size()), [&](uint8_t* to) {
+                         std::memcpy(to, packet.payload.data(), packet.payload.size());
+                       });
   const auto parsed = net::parse_packet(as_bytes(text), text.size());
   const auto* again = std::get_if<net::Packet>(&parsed);
   require(again != nullptr, "what was written can be read");
   require(again->source == packet.source && again->destination == packet.destination,
           "the endpoints are the same");
+  require(again->protocol == packet.protocol, "the protocol is the same");
   require(same(again->tcp, packet.tcp), "the TCP header is the same");
   require(!again->cut() && std::equal(packet.payload.begin(), packet.payload.end(),
                                       again->payload.begin(), again->payload.end()),

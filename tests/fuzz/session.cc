@@ -184,7 +184,9 @@ class Run {
       if (how < 128) limits.sessions = how % 8;
       limits.percent = how % 16 == 0 ? 100 : 0.1 * how;
       if (how % 32 == 5)
-        limits.filter = [](const net::FlowKey& key) { return key.server.port == net::Port{80}; };
+        limits.filter = [](const net::FlowKey& key, net::Protocol) {
+          return key.server.port == net::Port{80};
+        };
       if (how % 8 == 3) limits.copies = 1 + (how >> 6);
       limits.rate = how % 64 < 16 ? how % 16U : 0;
       limits.pacing.turns = static_cast<session::Turns>(how % 3);

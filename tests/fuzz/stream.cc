@@ -1,6 +1,7 @@
 // The stream between sidecar and intercept, as a hostile peer may fill it. Up: whatever batches
 // come, the relay passes nothing on that the lease does not allow. Down: leases and batches of
 // headers are read or turned down; what the relay sends down can be read.
+#include <array>
 #include <cstring>
 #include <memory>
 #include <set>
@@ -38,16 +39,23 @@ struct Ends {
   std::string destination;
   uint16_t source_port;
   uint16_t destination_port;
+  net::Protocol protocol;
 };
 
 Ends ends_of(std::span<const uint8_t> packet) {
   const bool ipv4 = packet[0] >> 4 == 4;
   const size_t headers = ipv4 ? 20 : 40;
-  require(packet.size() >= headers + 20, "a TCP header is there");
-  require(packet[ipv4 ? 9 : 6] == 6, "it is TCP, right behind the IP header");
-  require(packet[headers + 12] >> 4 >= 5 &&
-              headers + size_t{packet[headers + 12]} / 16 * 4 <= packet.size(),
-          "the TCP header has its length");
+  const bool udp = packet[ipv4 ? 9 : 6] == 17;
+  require(udp || packet[ipv4 ? 9 : 6] == 6, "it is TCP or UDP, right behind the IP header");
+  require(packet.size() >= headers + (udp ? 8 : 20), "its header is there");
+  if (udp)
+    require(net::load16(&packet[headers + 4]) >= 8 &&
+                headers + net::load16(&packet[headers + 4]) <= packet.size(),
+            "the datagram has its length");
+  else
+    require(packet[headers + 12] >> 4 >= 5 &&
+                headers + size_t{packet[headers + 12]} / 16 * 4 <= packet.size(),
+            "the TCP header has its length");
   if (ipv4) {
     require(packet[0] == 0x45, "no IP options pass");
     require((net::load16(&packet[6]) & 0x3fff) == 0, "no fragment passes");
@@ -56,7 +64,7 @@ Ends ends_of(std::span<const uint8_t> packet) {
   const size_t address = ipv4 ? 4 : 16;
   return {std::string(text.substr(headers - 2 * address, address)),
           std::string(text.substr(headers - address, address)), net::load16(&packet[headers]),
-          net::load16(&packet[headers + 2])};
+          net::load16(&packet[headers + 2]), udp ? net::Protocol::udp : net::Protocol::tcp};
 }
 
 std::string raw(const net::IpAddress& address) {
@@ -168,8 +176,9 @@ class Intercept {
 
   void open(size_t stream) {
     if (streams_[stream]) return;
+    constexpr std::array<uint16_t, 3> reply_ports = {80, 6379, 53};
     const auto opened = relay_.open("pod-1", production_ports(stream), std::make_shared<Down>(),
-                                    Sender::intercept, production_ports(0));
+                                    Sender::intercept, reply_ports);
     if (const auto* id = std::get_if<StreamId>(&opened)) streams_[stream] = *id;
   }
 
@@ -179,8 +188,9 @@ class Intercept {
     streams_[stream].reset();
   }
 
-  static std::vector<uint16_t> production_ports(size_t stream) {
-    return stream == 0 ? std::vector<uint16_t>{80, 6379} : std::vector<uint16_t>{6379};
+  static std::vector<net::ProductionPort> production_ports(size_t stream) {
+    using Ports = std::vector<net::ProductionPort>;
+    return stream == 0 ? Ports{{80}, {6379}, {53, net::Protocol::udp}} : Ports{{6379}};
   }
 
   // A packet near to one that may pass.
@@ -208,8 +218,13 @@ class Intercept {
     tcp.sequence = net::SequenceNumber(bits >> 4);
     tcp.acknowledgment = net::SequenceNumber(bits >> 5);
     std::string text;
-    net::append_packet(text, source, destination, tcp, with & 7U,
-                       [&](uint8_t* to_bytes) { std::memset(to_bytes, 'x', with & 7U); });
+    const std::string payload(with & 7U, 'x');
+    if (to < targets_.size() && targets_[to].protocol == net::Protocol::udp)
+      net::append_datagram(text, source, destination, as_bytes(payload));
+    else
+      net::append_packet(text, source, destination, tcp, with & 7U, [&](uint8_t* to_bytes) {
+        std::memcpy(to_bytes, payload.data(), payload.size());
+      });
     // Then changed in a few places, or cut.
     for (int changes = form >> 6; changes > 0; --changes)
       text[input_.u8() % text.size()] = static_cast<char>(input_.u8());
@@ -259,11 +274,12 @@ class Intercept {
                                  range.ports.contains(ends.source_port);
                         }),
             "the source is leased");
-    const std::vector<uint16_t> ports = production_ports(stream);
+    const std::vector<net::ProductionPort> ports = production_ports(stream);
     require(std::any_of(targets_.begin(), targets_.end(),
                         [&](const Target& target) {
-                          return std::find(ports.begin(), ports.end(), target.production_port) !=
+                          return std::find(ports.begin(), ports.end(), target.production()) !=
                                      ports.end() &&
+                                 target.protocol == ends.protocol &&
                                  raw(target.endpoint.address) == ends.destination &&
                                  target.endpoint.port.number == ends.destination_port;
                         }),
@@ -273,7 +289,8 @@ class Intercept {
   Input& input_;
   const std::vector<Target> targets_ = {{80, endpoint("10.0.0.5:8080")},
                                         {80, endpoint("[fd00::5]:8080")},
-                                        {6379, endpoint("10.0.0.6:6379")}};
+                                        {6379, endpoint("10.0.0.6:6379")},
+                                        {53, endpoint("10.0.0.6:53"), net::Protocol::udp}};
   intercept::Counters counters_;
   std::string proofs_;
   std::optional<size_t> checking_;  // the stream whose packets are being passed

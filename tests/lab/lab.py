@@ -512,6 +512,9 @@ class Lab:
     def nghttpd(self, host, port=80):
         return Nghttpd(self, host, port)
 
+    def dnsmasq(self, host):
+        return Dnsmasq(self, host)
+
     def postgres(self, host, port=5432, **changed):
         """With a database `postgres` and a user `postgres` that needs no password; what is changed
         are settings."""
@@ -632,8 +635,11 @@ class Lab:
         return (host or self.intercept).get(INTERCEPT_HTTP, "/readyz")[0] == 200
 
     def mirror(self, port=80, family=4, sidecar=None, intercept=None):
-        """Starts both programs, so that `port` of production is mirrored to that of the shadow."""
-        target = f"{port}={endpoint(self.shadow.address(family), port)}"
+        """Starts both programs, so that `port` of production is mirrored to that of the shadow: 80,
+        or "53/udp", or a list of such."""
+        ports = port if isinstance(port, list) else [port]
+        address = self.shadow.address(family)
+        target = [f"{each}={endpoint(address, str(each).split('/')[0])}" for each in ports]
         intercept_program = self.start_intercept(target=target, **(intercept or {}))
         sidecar_program = self.start_sidecar(port=port, **(sidecar or {}))
         return Mirror(self, sidecar_program, intercept_program)
@@ -865,6 +871,24 @@ class Nghttpd(Server):
     def ids(self):
         with open(self.log_file, errors="replace") as file:
             return re.findall(r":path: \S*[?&]id=([^&\s]+)", file.read())
+
+
+class Dnsmasq(Server):
+    """Answers for each name under `test.`, on port 53 of UDP and TCP."""
+
+    def __init__(self, lab, host):
+        self.host = host
+        name = f"dnsmasq-{host.name}"
+        self.log_file = lab.path(f"{name}.queries")
+        command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file"]
+        command += ["--user=root", "--no-resolv", "--no-hosts", "--address=/test/192.0.2.1"]
+        command += ["--log-queries=extra", f"--log-facility={self.log_file}"]
+        self.process = lab.start_ready(host, command, name, lambda: host.accepts(53))
+
+    def ids(self):
+        """The names that were asked for."""
+        with open(self.log_file) as file:
+            return re.findall(r" query\[\w+\] (\S+) from .*\n", file.read())
 
 
 NO_TLS = {"PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}

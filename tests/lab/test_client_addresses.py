@@ -348,6 +348,7 @@ class ClientAddresses(labtest.LabTest):
                 ({"client_address": "pool=198.18.0.1/15"}, "is no network"),
                 ({"client_address": "pool=10.77.0.0/16"}, "which is an address of this host"),
                 ({"client_address": "preserve", "target": "80=10.77.2.2:80"}, "is not in this network"),
+                ({"client_address": "preserve", "target": "53/udp=127.0.0.1:53"}, "is of UDP"),
                 ({"reply_path": "route"}, "is for --client-address preserve and pool"),
             ):
                 command = lab.intercept_command(**{"target": "80=127.0.0.1:80", **options})

@@ -456,7 +456,9 @@ void Run::plan_faults() {
       if (random_.chance(0.5)) limits.sessions = random_.below(4);
       if (random_.chance(0.5)) limits.percent = static_cast<double>(random_.between(1, 1000)) / 10;
       if (pacing_random_.chance(0.2))
-        limits.filter = [](const net::FlowKey& key) { return key.server.port.number % 2 == 0; };
+        limits.filter = [](const net::FlowKey& key, net::Protocol) {
+          return key.server.port.number % 2 == 0;
+        };
       trace("limits", "changed");
       engine_->set_limits(now_, limits);
     });

@@ -14,6 +14,7 @@
 #include "net/packet.h"
 #include "program/start_error.h"
 #include "sidecar/capture/filter.h"
+#include "sidecar/capture/usable.h"
 #include "tests/unit/connection.h"
 #include "tests/unit/network_namespace.h"
 
@@ -83,6 +84,20 @@ class Recorder : public PacketReceiver {
   size_t packets = 0;
   size_t unreadable = 0;
   size_t vouched = 0;
+};
+
+class Datagrams : public PacketReceiver {
+ public:
+  void on_captured(const CapturedPacket& captured) override {
+    const auto result = usable_packet(captured);
+    const auto* packet = std::get_if<net::Packet>(&result);
+    ASSERT_NE(packet, nullptr);
+    EXPECT_EQ(packet->protocol, net::Protocol::udp);
+    EXPECT_FALSE(packet->cut());
+    payloads.emplace_back(packet->payload.begin(), packet->payload.end());
+  }
+
+  std::vector<std::string> payloads;
 };
 
 struct Case {
@@ -442,6 +457,32 @@ TEST(Filter, TakesUpTo64Ports) {
   EXPECT_LT(build_filter({.ports = ports}).size(), 256);
   ports.push_back({1000});
   EXPECT_THROW(build_filter({.ports = ports}), program::StartError);
+}
+
+// Their number is that of a port of TCP too, and the answers are not asked for.
+TEST(Filter, TakesDatagramsOfItsPortsOfUdpAlone) {
+  SKIP_UNLESS_ROOT();
+  const NetworkNamespace alone;
+  const NetworkNamespace::Visit visit(alone);
+  std::vector<net::Port> udp_ports;
+  for (uint16_t number = 1; number < max_ports - 1; ++number) udp_ports.push_back({number});
+  udp_ports.push_back(production_port);
+  for (const auto open : {open_ring_capture, open_pcap_capture}) {
+    const auto capture =
+        open({.interface = "lo", .ports = {production_port}, .udp_ports = udp_ports});
+    for (const char* host : {"127.0.0.1", "::1"}) {
+      const net::IpAddress address = *net::IpAddress::parse(host);
+      const Socket server = Socket::of_datagrams({address, production_port});
+      const Socket other = Socket::of_datagrams({address, other_port});
+      const Socket client = Socket::of_datagrams({address, {}});
+      client.send_to({address, production_port}, "question");
+      client.send_to({address, other_port}, "to another port");
+      server.send_to(client.local(), "answer");
+    }
+    Datagrams datagrams;
+    read_all(*capture, datagrams, true);
+    EXPECT_EQ(datagrams.payloads, (std::vector<std::string>{"question", "question"}));
+  }
 }
 
 TEST(Filter, FindsTheLastOf64Ports) {

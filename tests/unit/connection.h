@@ -1,4 +1,4 @@
-// A TCP connection between two sockets of the test itself.
+// Sockets of the test itself: TCP connections between two of them, and UDP.
 #pragma once
 
 #include <cstring>
@@ -87,6 +87,19 @@ class Socket {
     if (connect(socket.descriptor(), address.get(), address.size) != 0)
       throw std::runtime_error("connect " + to.to_string() + ": " + std::strerror(errno));
     return socket;
+  }
+  // Of UDP; port 0: any.
+  static Socket of_datagrams(net::Endpoint at) {
+    SocketAddress address(at);
+    Socket socket(::socket(address.storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (bind(socket.descriptor(), address.get(), address.size) != 0)
+      throw std::runtime_error("bind " + at.to_string() + ": " + std::strerror(errno));
+    return socket;
+  }
+  void send_to(net::Endpoint to, std::string_view bytes) const {
+    SocketAddress address(to);
+    if (sendto(descriptor_, bytes.data(), bytes.size(), 0, address.get(), address.size) < 0)
+      throw std::runtime_error("sendto " + to.to_string() + ": " + std::strerror(errno));
   }
   Socket accepted() const { return Socket(accept4(descriptor_, nullptr, nullptr, SOCK_CLOEXEC)); }
 

@@ -88,6 +88,14 @@ TEST_F(DirectAnswers, TargetsAreToldApart) {
   EXPECT_EQ(missing_after(patience), Targets{shadow});
 }
 
+// Of one endpoint, UDP and TCP are two servers.
+TEST_F(DirectAnswers, ADatagramAnswersNoConnection) {
+  send(syn);
+  missing_after(moment);
+  answers_.received(tests::parsed(tests::datagram(shadow, "10.0.1.2:10001", "answer")));
+  EXPECT_EQ(missing_after(patience), Targets{shadow});
+}
+
 TEST_F(DirectAnswers, WithoutAStreamNoAnswerCanCome) {
   send(syn);
   missing_after(moment);

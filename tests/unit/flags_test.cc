@@ -36,7 +36,7 @@ struct Parsed {
   std::string error;
   CommonOptions common{.http = {"127.0.0.1", {19464}}};
   net::HostPort intercept;
-  std::vector<net::Port> ports;
+  std::vector<net::ProductionPort> ports;
   std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
   uint64_t memory_limit = 64 << 20;
   int count = 1;
@@ -81,7 +81,7 @@ TEST(Flags, FillInTheirVariables) {
              "--log-level=debug", "--count", "3", "--dry"});
   EXPECT_FALSE(parsed.exit_code) << parsed.error;
   EXPECT_EQ(to_text(parsed.intercept), "[fd00::7]:7443");
-  EXPECT_EQ(parsed.ports, (std::vector<net::Port>{{80}, {8080}}));
+  EXPECT_EQ(parsed.ports, (std::vector<net::ProductionPort>{{80}, {8080}}));
   EXPECT_EQ(parsed.idle_timeout, std::chrono::minutes(5));
   EXPECT_EQ(parsed.memory_limit, 1ULL << 30);
   EXPECT_EQ(to_text(parsed.common.http), "0.0.0.0:9464");
@@ -114,7 +114,7 @@ TEST(Flags, AreKeysOfTheFile) {
   const Parsed parsed = parse({}, &file);
   EXPECT_FALSE(parsed.exit_code) << parsed.error;
   EXPECT_EQ(to_text(parsed.intercept), "10.0.0.7:7443");
-  EXPECT_EQ(parsed.ports, (std::vector<net::Port>{{80}, {8080}}));
+  EXPECT_EQ(parsed.ports, (std::vector<net::ProductionPort>{{80}, {8080}}));
   EXPECT_EQ(parsed.idle_timeout, std::chrono::milliseconds(500));
   EXPECT_EQ(parsed.memory_limit, 4096);
   EXPECT_EQ(parsed.common.log_format, "json");
@@ -126,7 +126,7 @@ TEST(Flags, WinOverTheFile) {
   const ConfigFile file("port: [80, 81]\nidle-timeout: 1s\nlog-level: error\ncount: 7\n");
   const Parsed parsed = parse(with_required({"--port", "8080", "--idle-timeout", "2h"}), &file);
   EXPECT_FALSE(parsed.exit_code) << parsed.error;
-  EXPECT_EQ(parsed.ports, (std::vector<net::Port>{{8080}}));
+  EXPECT_EQ(parsed.ports, (std::vector<net::ProductionPort>{{8080}}));
   EXPECT_EQ(parsed.idle_timeout, std::chrono::hours(2));
   EXPECT_EQ(parsed.common.log_level, "error");
   EXPECT_EQ(parsed.count, 7);
@@ -155,9 +155,13 @@ TEST(Flags, AMistakeIsOneLineThatSaysWhatToDo) {
       {with_required({"--http"}), "--http needs a value; see --help"},
       {with_required({"--http", "a:1", "--http", "b:1"}), "--http is given twice; give it once"},
       {with_required({"--port", "http"}),
-       "--port http: is no port; write a number from 1 to 65535"},
+       "--port http: is no port; write a number from 1 to 65535, or one like 53/udp"},
       {with_required({"--port", "65536"}),
-       "--port 65536: is no port; write a number from 1 to 65535"},
+       "--port 65536: is no port; write a number from 1 to 65535, or one like 53/udp"},
+      {with_required({"--port", "53/sctp"}),
+       "--port 53/sctp: is no port; write a number from 1 to 65535, or one like 53/udp"},
+      {with_required({"--port", "x/udp"}),
+       "--port x/udp: is no port; write a number from 1 to 65535, or one like 53/udp"},
       {{"--intercept", "10.0.0.7"},
        "--intercept 10.0.0.7: is no host and port; write it like 10.0.0.7:80 or [::1]:80"},
       {with_required({"--idle-timeout", "60"}),
@@ -184,7 +188,8 @@ TEST(Flags, AMistakeInTheFileNamesFileKeyAndLine) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"port: 80\nfrobnicate: 1\n", " line 2: frobnicate is not known; see --help"},
       {"--port: 80\n", " line 1: --port is not known; see --help"},
-      {"\n\nport: [80, http]\n", " line 3: port http: is no port; write a number from 1 to 65535"},
+      {"\n\nport: [80, http]\n",
+       " line 3: port http: is no port; write a number from 1 to 65535, or one like 53/udp"},
       {"idle-timeout: 60\n",
        " line 1: idle-timeout 60: is no duration; write it like 500ms, 60s, 5m or 2h"},
       {"log-level: loud\n",
@@ -222,7 +227,7 @@ TEST(Flags, AFileIsReadAgain) {
   ChangingFile changing(file.path());
   EXPECT_TRUE(changing.changed()) << "it is new to whoever asks first";
   EXPECT_FALSE(changing.changed());
-  const auto read = [&](std::vector<net::Port>& ports) {
+  const auto read = [&](std::vector<net::ProductionPort>& ports) {
     CLI::App app("", "again");
     CommonOptions common;
     add_ports(app, "--port", ports, "production port");
@@ -234,13 +239,14 @@ TEST(Flags, AFileIsReadAgain) {
   };
   std::ofstream(file.path()) << "port: [81, 82]\n";
   EXPECT_TRUE(changing.changed());
-  std::vector<net::Port> ports;
+  std::vector<net::ProductionPort> ports;
   EXPECT_EQ(read(ports), std::nullopt);
   EXPECT_EQ(ports.size(), 2U);
   std::ofstream(file.path()) << "port: 0\n";
   EXPECT_TRUE(changing.changed());
-  EXPECT_EQ(read(ports), "--config " + file.path() +
-                             " line 1: port 0: is no port; write a number from 1 to 65535");
+  EXPECT_EQ(read(ports),
+            "--config " + file.path() +
+                " line 1: port 0: is no port; write a number from 1 to 65535, or one like 53/udp");
   std::remove(file.path().c_str());
   EXPECT_TRUE(changing.changed()) << "it can't be read any more";
   EXPECT_FALSE(changing.changed());

@@ -27,6 +27,17 @@ TEST(FlowFilter, IsAskedAsOfTheClientsSyn) {
     EXPECT_FALSE(lets_through(no, key)) << no;
 }
 
+TEST(FlowFilter, IsAskedAsOfADatagram) {
+  const net::FlowKey key = flow("10.1.2.3:40000", "10.9.0.1:53");
+  for (const auto& [expression, passes] :
+       {std::pair("udp", true), std::pair("udp dst port 53", true), std::pair("port 53", true),
+        std::pair("tcp", false), std::pair("src net 10.2.0.0/16", false)})
+    EXPECT_EQ(
+        std::get<FlowFilter>(FlowFilter::compile(expression)).lets_through(key, net::Protocol::udp),
+        passes)
+        << expression;
+}
+
 TEST(FlowFilter, KnowsBothFamilies) {
   const net::FlowKey key = flow("[fd00::5]:40000", "[fd00:9::1]:80");
   EXPECT_TRUE(lets_through("src net fd00::/64 and dst port 80", key));

@@ -19,14 +19,15 @@ using tests::packet;
 using tests::parsed;
 using tests::Segment;
 
-constexpr std::array<uint16_t, 1> http = {80};
+constexpr std::array<net::ProductionPort, 1> http = {{{80}}};
 const std::string shadow = "10.0.0.5:8080";
 const std::string own = "10.0.1.2";
 
 std::vector<Target> targets() {
   return {{80, *net::Endpoint::parse(shadow)},
           {80, *net::Endpoint::parse("[fd00::5]:8080")},
-          {6379, *net::Endpoint::parse("10.0.0.6:6379")}};
+          {6379, *net::Endpoint::parse("10.0.0.6:6379")},
+          {53, *net::Endpoint::parse("10.0.0.6:53"), net::Protocol::udp}};
 }
 
 LeaseBook book(PortRange ports = {10001, 32767}) {
@@ -102,7 +103,7 @@ TEST(Lease, PortsGivenBackRestLongest) {
 TEST(Lease, ChecksEachPacket) {
   LeaseBook leases = book();
   const StreamId stream = *leases.open(http);
-  const StreamId other = *leases.open(std::array<uint16_t, 1>{6379});
+  const StreamId other = *leases.open(std::array{net::ProductionPort{6379}});
   const Segment syn{.sequence = 1, .flags = {.syn = true}};
   std::string with_options = packet(from(10001), shadow, syn);
   with_options.insert(20, std::string("\x01\x01\x01\x00", 4));
@@ -334,6 +335,38 @@ TEST(Batch, APacketHasToSayHowLongItIs) {
   EXPECT_FALSE(net::first_packet_length(tests::bytes_of(no_length)));
 }
 
+TEST(Lease, DatagramsPassBetweenLeasedPortsAndTargetsOfTheirs) {
+  LeaseBook leases = book();
+  const StreamId stream = *leases.open(std::array{net::ProductionPort{53, net::Protocol::udp}},
+                                       Sender::intercept, std::array<uint16_t, 1>{53});
+  EXPECT_TRUE(leases.whole_from().empty()) << "reply ports are TCP's";
+  const StreamId other = *leases.open(http);
+  const std::string dns = "10.0.0.6:53";
+  const auto send = [&](StreamId by, const std::string& source, const std::string& destination) {
+    return leases.send(by, parsed(tests::datagram(source, destination, "question")));
+  };
+  EXPECT_EQ(send(stream, from(10001), dns), std::nullopt);
+  EXPECT_EQ(send(stream, from(11025), dns), Refusal::source) << "another stream's port";
+  EXPECT_EQ(send(stream, from(10001), "10.0.0.6:6379"), Refusal::target) << "of TCP";
+  EXPECT_EQ(send(stream, from(10001), "10.0.0.7:53"), Refusal::target);
+  EXPECT_EQ(send(other, from(11025), dns), Refusal::target) << "not of its production ports";
+  EXPECT_EQ(leases.send(stream, parsed(packet(from(10001), dns, {.flags = {.syn = true}}))),
+            Refusal::target)
+      << "TCP";
+
+  const auto arrive = [&](const std::string& source, const std::string& destination) {
+    return leases.arrive(parsed(tests::datagram(source, destination, "answer")));
+  };
+  EXPECT_EQ(arrive(dns, from(10002)).what, LeaseBook::Arrival::session);
+  EXPECT_EQ(arrive(dns, from(10002)).stream, stream);
+  EXPECT_EQ(arrive("10.0.0.7:53", from(10002)).what, LeaseBook::Arrival::foreign);
+  EXPECT_EQ(arrive(dns, from(11025)).what, LeaseBook::Arrival::foreign) << "another stream's port";
+  EXPECT_EQ(arrive(dns, from(20000)).what, LeaseBook::Arrival::foreign) << "nobody's port";
+  std::string resets;
+  EXPECT_EQ(leases.close(stream, resets), 0u);
+  EXPECT_EQ(resets, "") << "there is nothing to end";
+}
+
 TEST(ReservedPorts, AreReadAndWrittenAsTheKernelDoes) {
   for (const char* text : {"", "8080", "8080,9148", "1-5,10000-32767,65535"})
     EXPECT_EQ(format_port_list(parse_port_list(text)), text);
@@ -346,13 +379,20 @@ TEST(Options, TargetsAreReadAndRefused) {
   EXPECT_FALSE(accept_target("80=10.0.0.5:8080", read));
   EXPECT_FALSE(accept_target("80=[fd00::5]:8080", read));
   EXPECT_FALSE(accept_target("443=localhost:1", read));
-  EXPECT_EQ(read.size(), 3u);
+  EXPECT_FALSE(accept_target("53/udp=10.0.0.6:53", read));
+  EXPECT_FALSE(accept_target("53/tcp=10.0.0.6:53", read)) << "another one";
+  EXPECT_EQ(read.size(), 5u);
+  EXPECT_EQ(read[3], targets()[3]);
+  EXPECT_EQ(read[3].to_string(), "53/udp=10.0.0.6:53");
+  EXPECT_EQ(read[4].to_string(), "53=10.0.0.6:53");
   EXPECT_EQ(read[0], targets()[0]);
   EXPECT_EQ(read[1], targets()[1]);
-  for (const char* wrong : {"", "80", "80=", "=10.0.0.5:80", "80=10.0.0.5", "80=10.0.0.5:0",
-                            "0=10.0.0.5:80", "70000=10.0.0.5:80", "80=10.0.0.5:8080"})
+  for (const char* wrong :
+       {"", "80", "80=", "=10.0.0.5:80", "80=10.0.0.5", "80=10.0.0.5:0", "0=10.0.0.5:80",
+        "70000=10.0.0.5:80", "80=10.0.0.5:8080", "53/sctp=10.0.0.6:53", "x/udp=10.0.0.6:53",
+        "53/=10.0.0.6:53", "53/udp=10.0.0.6:53"})
     EXPECT_TRUE(accept_target(wrong, read)) << wrong;
-  EXPECT_EQ(read.size(), 3u);
+  EXPECT_EQ(read.size(), 5u);
 }
 
 TEST(Lease, PlacesOfTargetsThatAreGoneAreUsedAgain) {

@@ -17,7 +17,7 @@ const std::string shadow = "10.0.0.5:8080";
 const std::string own = "10.0.1.2";
 constexpr net::TcpFlags syn{.syn = true}, syn_ack{.syn = true, .ack = true}, ack{.ack = true},
     rst_ack{.rst = true, .ack = true};
-constexpr std::array<uint16_t, 1> http = {80};
+constexpr std::array<net::ProductionPort, 1> http = {{{80}}};
 
 std::string from(uint16_t port) {
   return own + ":" + std::to_string(port);
@@ -80,7 +80,7 @@ class RelayTest : public testing::Test {
     sent.clear();
   }
   StreamId open() { return std::get<StreamId>(relay.open("pod-1", http, downlink)); }
-  Denial denied(std::vector<uint16_t> ports) {
+  Denial denied(std::vector<net::ProductionPort> ports) {
     return std::get<Denial>(relay.open("pod-1", ports, downlink));
   }
   uint64_t refused(Refusal refusal) {
@@ -104,8 +104,8 @@ TEST_F(RelayTest, AStreamWaitsForTheProof) {
   const std::string reason =
       "no answer from 10.0.0.5:8080: is it running, and does its network let it answer 10.0.1.2?";
   EXPECT_EQ(relay.not_ready(), reason);
-  EXPECT_EQ(denied({80}).reason, reason);
-  EXPECT_EQ(denied({80}).kind, Denial::Kind::unavailable);
+  EXPECT_EQ(denied({{80}}).reason, reason);
+  EXPECT_EQ(denied({{80}}).kind, Denial::Kind::unavailable);
 
   relay.prove(now);
   EXPECT_EQ(injected(),
@@ -131,6 +131,44 @@ TEST_F(RelayTest, WhoSendsDirectlyGetsNoClientsAddresses) {
   ASSERT_TRUE(std::holds_alternative<Denial>(denied));
   EXPECT_EQ(std::get<Denial>(denied).kind, Denial::Kind::wrong);
   EXPECT_TRUE(std::holds_alternative<StreamId>(preserving.open("pod-1", http, downlink)));
+}
+
+TEST(RelayOfDatagrams, NeedsARouteAndNoProof) {
+  Counters counters;
+  std::string sent;
+  const net::Endpoint dns = *net::Endpoint::parse("10.0.0.5:53");
+  Relay relay(
+      {10000, 32767}, {{53, dns, net::Protocol::udp}, {53, dns}}, 1000,
+      [&](std::string_view packets) { sent += packets; }, counters);
+  const auto downlink = std::make_shared<FakeDownlink>();
+  const std::vector<net::ProductionPort> ports = {{53, net::Protocol::udp}};
+  const auto denial = relay.open("pod-1", ports, downlink);
+  EXPECT_EQ(std::get<Denial>(denial).reason, "no way to 10.0.0.5:53: not looked up yet");
+  ASSERT_EQ(relay.endpoints().size(), 2U) << "each protocol's has its own";
+  const Path path{*net::IpAddress::parse(own), 1500};
+  relay.set_paths({path, path});
+  const StreamId stream = std::get<StreamId>(relay.open("pod-1", ports, downlink));
+  ASSERT_EQ(relay.lease(stream).targets.size(), 1U);
+  EXPECT_EQ(relay.lease(stream).targets[0].target.to_string(), "53/udp=10.0.0.5:53");
+  EXPECT_EQ(std::get<Denial>(relay.open("pod-2", http, downlink)).reason,
+            "production port 80 has no --target here; those with one are 53, 53/udp");
+  relay.prove(Relay::Clock::time_point(std::chrono::hours(1)));
+  EXPECT_EQ(tests::split(sent, true).size(), 1U) << "TCP's is proven by a handshake";
+  sent.clear();
+
+  const std::string question = tests::datagram(from(10001), "10.0.0.5:53", "question");
+  relay.packets(stream, question);
+  EXPECT_EQ(sent, question);
+  const std::string answer = tests::datagram("10.0.0.5:53", from(10001), "answer");
+  const auto bytes = tests::bytes_of(answer);
+  relay.headers({&bytes, 1});
+  EXPECT_EQ(downlink->batches, (std::vector<std::string>{answer.substr(0, 28)}));
+  relay.packets(stream, tests::datagram(from(10001), "10.0.0.5:54", "question"));
+  EXPECT_EQ(counters.refused_packets[static_cast<size_t>(Refusal::target)], 1U);
+
+  relay.set_paths({std::string("unreachable"), std::string("unreachable")});
+  EXPECT_TRUE(relay.lease(stream).targets.empty());
+  EXPECT_GT(downlink->lease_changes, 0);
 }
 
 TEST_F(RelayTest, AnAnswerToARealAddressSaysThatTheTargetIsThere) {
@@ -186,8 +224,8 @@ TEST_F(RelayTest, NoRouteIsSaidInTheKernelsWords) {
 
 TEST_F(RelayTest, UnknownProductionPortsAreRefusedWithTheKnown) {
   prove();
-  EXPECT_EQ(denied({80, 443}).kind, Denial::Kind::wrong);
-  EXPECT_EQ(denied({80, 443}).reason,
+  EXPECT_EQ(denied({{80}, {443}}).kind, Denial::Kind::wrong);
+  EXPECT_EQ(denied({{80}, {443}}).reason,
             "production port 443 has no --target here; those with one are 80");
   EXPECT_EQ(denied({}).kind, Denial::Kind::wrong);
 }
@@ -259,8 +297,9 @@ TEST_F(RelayTest, TheFirstRepliesOfAPortGoDownWholeWhereTheyAreAskedFor) {
   std::vector<std::vector<uint16_t>> copied;
   relay.set_copy_whole([&](const std::vector<uint16_t>& ports) { copied.push_back(ports); });
   prove();
+  const std::array<uint16_t, 1> reply_ports = {80};
   const StreamId stream =
-      std::get<StreamId>(relay.open("pod-1", http, downlink, Sender::intercept, http));
+      std::get<StreamId>(relay.open("pod-1", http, downlink, Sender::intercept, reply_ports));
   EXPECT_EQ(copied, (std::vector<std::vector<uint16_t>>{{8080}}));
   auto other = std::make_shared<FakeDownlink>();
   const StreamId second = std::get<StreamId>(relay.open("pod-2", http, other));
@@ -342,7 +381,7 @@ TEST_F(RelayTest, DrainResetsEverythingOnce) {
   relay.packets(stream, first);
   EXPECT_TRUE(sent.empty());
   EXPECT_EQ(refused(Refusal::draining), 1u);
-  EXPECT_EQ(denied({80}).reason, "the intercept is about to end");
+  EXPECT_EQ(denied({{80}}).reason, "the intercept is about to end");
   EXPECT_FALSE(relay.wait_for_streams_to_end(std::chrono::milliseconds(0)));
   relay.close(stream);
   EXPECT_TRUE(relay.wait_for_streams_to_end(std::chrono::milliseconds(0)));
@@ -353,7 +392,7 @@ TEST_F(RelayTest, AnObstacleStopsEverythingNew) {
   prove();
   relay.set_obstacle("the rules are gone");
   EXPECT_EQ(relay.not_ready(), "the rules are gone");
-  EXPECT_EQ(denied({80}).reason, "the rules are gone");
+  EXPECT_EQ(denied({{80}}).reason, "the rules are gone");
   relay.prove_again();
   relay.prove(now);
   EXPECT_TRUE(sent.empty());
@@ -431,7 +470,7 @@ TEST_F(LiveRelayTest, WithoutATargetStreamsAreServedAndWait) {
   set_targets({target(second, 81)});
   EXPECT_NE(relay.not_ready(), std::nullopt);
   open();
-  EXPECT_EQ(denied({81}).kind, Denial::Kind::unavailable) << "it has one, and it is not proven";
+  EXPECT_EQ(denied({{81}}).kind, Denial::Kind::unavailable) << "it has one, and it is not proven";
 }
 
 TEST_F(LiveRelayTest, StreamsThatAreThereWaitForTheNewTargetsProof) {
@@ -478,7 +517,7 @@ TEST_F(LiveRelayTest, WhatSidecarsAreToldChangesWhileTheyAreThere) {
 }
 
 TEST_F(LiveRelayTest, ASidecarThatIsToEndNeedsNoTarget) {
-  EXPECT_EQ(denied({80}).kind, Denial::Kind::unavailable);
+  EXPECT_EQ(denied({{80}}).kind, Denial::Kind::unavailable);
   relay.configure({.limits = {}, .stop = true});
   EXPECT_EQ(relay.not_ready(), std::nullopt);
   open();
@@ -553,7 +592,7 @@ TEST_F(RelayTest, WhenNoPortIsLeftTheReasonIsPlain) {
        opened = relay.open("pod-1", http, downlink))
     streams.push_back(std::get<StreamId>(opened));
   EXPECT_EQ(streams.size(), 23u);
-  EXPECT_EQ(denied({80}).reason,
+  EXPECT_EQ(denied({{80}}).reason,
             "every source port is leased to another sidecar: widen --source-ports");
   relay.close(streams.back());
   open();

@@ -48,7 +48,7 @@ TEST(Lease, IsReadForBothFamilies) {
   add_source(message, ipv4, 1, 65535);
   add_source(message, ipv6, 10000, 10000);
   add_target(message, ipv4, 8080, 1500);
-  add_target(message, ipv6, 65535, 9000);
+  add_target(message, ipv6, 65535, 9000).set_udp(true);
   const auto lease = to_lease(message);
   ASSERT_TRUE(lease);
   ASSERT_EQ(lease->sources.size(), 2U);
@@ -58,6 +58,8 @@ TEST(Lease, IsReadForBothFamilies) {
   ASSERT_EQ(lease->targets.size(), 2U);
   EXPECT_EQ(lease->targets[1].endpoint.to_string(), "[fd00::1]:65535");
   EXPECT_EQ(lease->targets[1].path_mtu, 9000);
+  EXPECT_EQ(lease->targets[0].protocol, net::Protocol::tcp);
+  EXPECT_EQ(lease->targets[1].protocol, net::Protocol::udp);
 }
 
 TEST(Lease, KeepsTheMtuWithinWhatAPathCanHave) {

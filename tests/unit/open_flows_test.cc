@@ -126,6 +126,20 @@ TEST(HasSockets, WhileAProcessListensOrHasAConnection) {
   }
 }
 
+TEST(HasSockets, OfUdpWhileThereIsOne) {
+  SKIP_UNLESS_ROOT();
+  const NetworkNamespace alone;
+  const NetworkNamespace::Visit visit(alone);
+  const net::Port port{8080};
+  for (const char* text : {"127.0.0.1:8080", "[::1]:8080"}) {
+    const net::Endpoint address = *net::Endpoint::parse(text);
+    const Socket of_tcp = Socket::listening(address);
+    EXPECT_FALSE(has_sockets({}, {&port, 1}));
+    const Socket of_udp = Socket::of_datagrams(address);
+    EXPECT_TRUE(has_sockets({}, {&port, 1}));
+  }
+}
+
 TEST(OpenFlows, OfWhichThereMayBeHundreds) {
   SKIP_UNLESS_ROOT();
   const NetworkNamespace alone;

@@ -84,8 +84,8 @@ TEST(Packet, AnyFlippedBitFailsTheChecksum) {
 
 TEST(Packet, AcceptsTheChecksumTheKernelLeavesToHardware) {
   std::string packet = packet_with({}, "super-packet");
-  const uint64_t pseudo = tcp_pseudo_header_sum(v4_client.address, v4_server.address,
-                                                static_cast<uint32_t>(packet.size() - 20));
+  const uint64_t pseudo = pseudo_header_sum(Protocol::tcp, v4_client.address, v4_server.address,
+                                            static_cast<uint32_t>(packet.size() - 20));
   store16(reinterpret_cast<uint8_t*>(packet.data()) + 36, checksum_fold(pseudo));
   EXPECT_TRUE(checksum_holds(parsed(parse_packet(bytes(packet), packet.size())), bytes(packet)));
 }
@@ -137,15 +137,15 @@ TEST(Packet, RefusesWhatItCannotRead) {
     return error(packet);
   };
   EXPECT_EQ(error(""), ParseError::malformed);
-  EXPECT_EQ(changed(0, 0x75), ParseError::not_tcp);     // IP version 7
-  EXPECT_EQ(changed(0, 0x44), ParseError::malformed);   // IPv4 header of 16 bytes
-  EXPECT_EQ(changed(9, 17), ParseError::not_tcp);       // UDP
-  EXPECT_EQ(changed(6, 0x20), ParseError::fragment);    // more fragments
-  EXPECT_EQ(changed(7, 1), ParseError::fragment);       // an offset
-  EXPECT_EQ(changed(3, 30), ParseError::malformed);     // total length within the headers
-  EXPECT_EQ(changed(32, 0x40), ParseError::malformed);  // TCP header of 16 bytes
-  EXPECT_EQ(changed(41, 40), ParseError::malformed);    // an option that runs past the header
-  EXPECT_EQ(changed(41, 3), ParseError::malformed);     // a maximum segment size of one byte
+  EXPECT_EQ(changed(0, 0x75), ParseError::other_protocol);  // IP version 7
+  EXPECT_EQ(changed(0, 0x44), ParseError::malformed);       // IPv4 header of 16 bytes
+  EXPECT_EQ(changed(9, 1), ParseError::other_protocol);     // ICMP
+  EXPECT_EQ(changed(6, 0x20), ParseError::fragment);        // more fragments
+  EXPECT_EQ(changed(7, 1), ParseError::fragment);           // an offset
+  EXPECT_EQ(changed(3, 30), ParseError::malformed);         // total length within the headers
+  EXPECT_EQ(changed(32, 0x40), ParseError::malformed);      // TCP header of 16 bytes
+  EXPECT_EQ(changed(41, 40), ParseError::malformed);        // an option that runs past the header
+  EXPECT_EQ(changed(41, 3), ParseError::malformed);         // a maximum segment size of one byte
   for (size_t size = 0; size + 1 < good.size(); ++size)
     EXPECT_TRUE(error(good.substr(0, size)) == ParseError::malformed || size >= good.size() - 1);
 }
@@ -158,6 +158,67 @@ TEST(Packet, AnIpv6PacketWithAMappedAddressIsMalformed) {
     packet.replace(at, 16, mapped);
     const auto result = parse_packet(bytes(packet), packet.size());
     ASSERT_TRUE(std::holds_alternative<ParseError>(result)) << "it would be taken for 10.0.0.2";
+    EXPECT_EQ(std::get<ParseError>(result), ParseError::malformed);
+  }
+}
+
+std::string datagram_with(std::string_view payload, const Endpoint& source = v4_client,
+                          const Endpoint& destination = v4_server) {
+  std::string out;
+  append_datagram(out, source, destination,
+                  {reinterpret_cast<const uint8_t*>(payload.data()), payload.size()});
+  return out;
+}
+
+TEST(Datagram, IsReadAsItWasWritten) {
+  for (const auto& [source, destination] :
+       {std::pair(v4_client, v4_server), std::pair(v6_client, v6_server)}) {
+    for (const std::string_view payload : {"", "odd", "even"}) {
+      const std::string packet = datagram_with(payload, source, destination);
+      const auto result = parse_packet(bytes(packet), packet.size());
+      ASSERT_TRUE(std::holds_alternative<Packet>(result));
+      EXPECT_EQ(parsed(result).protocol, Protocol::udp);
+      EXPECT_EQ(parsed(result).source, source);
+      EXPECT_EQ(parsed(result).destination, destination);
+      EXPECT_EQ(std::string(parsed(result).payload.begin(), parsed(result).payload.end()), payload);
+      EXPECT_TRUE(checksum_holds(parsed(result), bytes(packet)));
+    }
+  }
+}
+
+TEST(Datagram, AnyFlippedBitFailsTheChecksum) {
+  const std::string packet = datagram_with("odd payload");
+  for (size_t i = 20; i < packet.size(); ++i) {
+    std::string broken = packet;
+    broken[i] = static_cast<char>(broken[i] ^ 0x10);
+    const auto result = parse_packet(bytes(broken), broken.size());
+    if (std::holds_alternative<Packet>(result)) {
+      EXPECT_FALSE(checksum_holds(parsed(result), bytes(broken))) << "byte " << i;
+    }
+  }
+}
+
+TEST(Datagram, MayHaveNoChecksumInIpv4Alone) {
+  for (const auto& [source, destination] :
+       {std::pair(v4_client, v4_server), std::pair(v6_client, v6_server)}) {
+    std::string packet = datagram_with("x", source, destination);
+    const Family family = source.address.family();
+    packet.replace(ip_header_length(family) + 6, 2, 2, '\0');
+    EXPECT_EQ(checksum_holds(parsed(parse_packet(bytes(packet), packet.size())), bytes(packet)),
+              family == Family::ipv4);
+  }
+}
+
+TEST(Datagram, ItsOwnLengthHolds) {
+  std::string packet = datagram_with("four");
+  const auto with_length = [&](int length) {
+    packet[25] = static_cast<char>(length);
+    return parse_packet(bytes(packet), packet.size());
+  };
+  EXPECT_EQ(parsed(with_length(8)).payload_length, 0) << "what is behind it is none of it";
+  for (const int wrong : {0, 7, 13}) {
+    const auto result = with_length(wrong);
+    ASSERT_TRUE(std::holds_alternative<ParseError>(result)) << wrong;
     EXPECT_EQ(std::get<ParseError>(result), ParseError::malformed);
   }
 }

@@ -37,6 +37,14 @@ inline std::string packet(std::string_view source, std::string_view destination,
   return out;
 }
 
+inline std::string datagram(std::string_view source, std::string_view destination,
+                            std::string_view payload) {
+  std::string out;
+  net::append_datagram(out, *net::Endpoint::parse(source), *net::Endpoint::parse(destination),
+                       bytes_of(payload));
+  return out;
+}
+
 // The packet points into `text`.
 inline net::Packet parsed(std::string_view text) {
   return std::get<net::Packet>(net::parse_packet(bytes_of(text), text.size()));

@@ -172,7 +172,8 @@ session::Limits Stage::limits(const Line& line) {
     else if (name == "memory")
       limits.memory = std::stoull(value);
     else if (name == "filter-out")
-      limits.filter = [out = first_client_port + std::stoi(value) - 1](const net::FlowKey& key) {
+      limits.filter = [out = first_client_port + std::stoi(value) - 1](const net::FlowKey& key,
+                                                                       net::Protocol) {
         return key.client.port.number != out;
       };
     else if (name == "rate")
