@@ -93,7 +93,8 @@ bool Replay::hand_over(const capture::CapturedPacket& captured, Clock::time_poin
   const auto usable = capture::usable_packet(captured);
   const auto* packet = std::get_if<net::Packet>(&usable);
   const bool ours = packet && is_ours(*packet);
-  if (ours && options_.schedule.speed == max_speed && !may_go_on(*packet, now)) return false;
+  if (ours && options_.schedule.speed == max_speed && !may_go_on(*packet, now, engine_now))
+    return false;
 
   ++counts_.packets;
   engine_.set_production_time(schedule_.pass(captured.time));
@@ -111,8 +112,8 @@ bool Replay::hand_over(const capture::CapturedPacket& captured, Clock::time_poin
   return true;
 }
 
-bool Replay::may_go_on(const net::Packet& packet, Clock::time_point now) {
-  if (!engine_.congested(packet)) {
+bool Replay::may_go_on(const net::Packet& packet, Clock::time_point now, session::Time engine_now) {
+  if (!engine_.congested(engine_now, packet)) {
     without_room_since_.reset();
     return true;
   }

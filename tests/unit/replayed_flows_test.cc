@@ -35,7 +35,7 @@ class ReplayedFlows : public testing::Test, protected SegmentSink {
   static std::string client(size_t number) { return "192.0.2.1:" + std::to_string(4000 + number); }
 
   bool congested(const std::string& packet) const {
-    return engine_.congested(tests::parsed(packet));
+    return engine_.congested(now_, tests::parsed(packet));
   }
   std::string from_client(size_t number, const Segment& segment) const {
     return tests::packet(client(number), server, segment);
