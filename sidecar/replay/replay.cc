@@ -94,7 +94,8 @@ bool Replay::hand_over(const capture::CapturedPacket& captured, Clock::time_poin
   const auto usable = capture::usable_packet(captured);
   const auto* packet = std::get_if<net::Packet>(&usable);
   const auto direction = packet ? direction_of(*packet) : std::nullopt;
-  if (direction && options_.schedule.speed == max_speed && !may_go_on(*packet, now)) return false;
+  if (direction && options_.schedule.speed == max_speed && !may_go_on(*packet, now, engine_now))
+    return false;
 
   ++counts_.packets;
   engine_.set_production_time(schedule_.pass(captured.time));
@@ -110,8 +111,8 @@ bool Replay::hand_over(const capture::CapturedPacket& captured, Clock::time_poin
   return true;
 }
 
-bool Replay::may_go_on(const net::Packet& packet, Clock::time_point now) {
-  if (!engine_.congested(packet)) {
+bool Replay::may_go_on(const net::Packet& packet, Clock::time_point now, session::Time engine_now) {
+  if (!engine_.congested(engine_now, packet)) {
     without_room_since_.reset();
     return true;
   }

@@ -69,7 +69,7 @@ class Replay {
   // False where it has to wait.
   bool hand_over(const capture::CapturedPacket& captured, Clock::time_point now,
                  session::Time engine_now);
-  bool may_go_on(const net::Packet& packet, Clock::time_point now);
+  bool may_go_on(const net::Packet& packet, Clock::time_point now, session::Time engine_now);
   enum class Direction : uint8_t { request, response };
   std::optional<Direction> direction_of(const net::Packet& packet) const;
 

@@ -11,7 +11,7 @@ namespace {
 // Packets captured on different CPUs may stand in another order than they went by; what the server
 // says it has received and we have not is missing only after this long.
 constexpr Duration gap_grace = std::chrono::milliseconds(200);
-// A flow whose shadow refused it or did not answer is not offered to it again before this.
+// A shadow that refused or did not answer is not asked again before this.
 constexpr Duration shadow_down_pause = std::chrono::seconds(1);
 // A client that offers less than this is not followed: RFC 791 lets every path carry 68 bytes, and
 // segments of a few bytes each are an attack (CVE-2019-11479).
@@ -109,19 +109,23 @@ void Engine::set_lease(Time now, Stream& stream, const Lease& lease) {
     stream.source_ports.lease(lease.sources);
     if (!options_.udp_ports.empty()) stream.udp_source_ports.lease(lease.sources);
   }
-  std::vector<Lease::Target>& targets = stream.targets;
-  const std::vector<Lease::Target> before = std::exchange(targets, lease.targets);
-  const auto find = [&](const Lease::Target& its) {
-    return std::find_if(targets.begin(), targets.end(), [&](const auto& t) {
+  std::vector<Stream::Target>& targets = stream.targets;
+  const std::vector<Stream::Target> before = std::exchange(targets, {});
+  const auto find_in = [](const std::vector<Stream::Target>& all, const Lease::Target& its) {
+    return std::find_if(all.begin(), all.end(), [&](const auto& t) {
       return t.endpoint == its.endpoint && t.production_port == its.production_port &&
              t.protocol == its.protocol;
     });
   };
+  for (const Lease::Target& target : lease.targets) {
+    const auto known = find_in(before, target);
+    targets.push_back({target, known == before.end() ? Time::min() : known->down_until});
+  }
   for (auto next = sessions_.begin(); next != sessions_.end();) {
     SessionEntry& entry = *next++;
     if (entry.stream != stream.number) continue;
-    const Lease::Target& its = before[entry.target];
-    const auto target = find(its);
+    const Stream::Target& its = before[entry.target];
+    const auto target = find_in(targets, its);
     if (target == targets.end()) {
       // Its RST needs an address to go to until it is sent.
       entry.target = static_cast<uint16_t>(targets.size());
@@ -135,7 +139,7 @@ void Engine::set_lease(Time now, Stream& stream, const Lease& lease) {
   }
   end_datagram_flows(CloseReason::target_gone, [&](DatagramFlow& flow) {
     if (flow.stream != stream.number) return false;
-    const auto target = find(before[flow.target]);
+    const auto target = find_in(targets, before[flow.target]);
     flow.target = static_cast<uint16_t>(target - targets.begin());
     return target == targets.end();
   });
@@ -535,9 +539,10 @@ bool Engine::is_own(const net::Endpoint& client) const {
 }
 
 // Of the streams with room the one of the highest rank, which the flow gives each of them. Several
-// targets of one stream share the sessions of a port; the flow's hash says which, so that a flow
-// stays with its own. Where no stream will do, the reason is that of the one that came closest.
-std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key,
+// targets of one stream share the sessions of a port in the same way, so that a flow stays with its
+// own, and only those of one that goes or is down move. Where no stream will do, the reason is that
+// of the one that came closest.
+std::variant<Engine::Way, ShedReason> Engine::way_for(Time now, const FlowCopy& key,
                                                       net::Protocol protocol) const {
   const uint64_t hash = std::hash<FlowCopy>()(key);
   const auto serves = [&](const Lease::Target& target) {
@@ -551,19 +556,26 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key,
     if (!each || !each->has_lease || each->closed_to_new) continue;
     Stream& stream = *each;
     const auto stopped_by = [&](Obstacle its) { obstacle = std::max(obstacle, its); };
-    const auto count = std::count_if(stream.targets.begin(), stream.targets.end(), serves);
-    if (count == 0) {
+    std::optional<uint16_t> target;
+    std::pair<bool, uint64_t> highest_of_targets;
+    for (uint16_t i = 0; i < stream.targets.size(); ++i) {
+      const Stream::Target& candidate = stream.targets[i];
+      if (!serves(candidate)) continue;
+      const std::pair its{now >= candidate.down_until,
+                          mixed(hash ^ std::hash<net::Endpoint>()(candidate.endpoint))};
+      if (target && its < highest_of_targets) continue;
+      highest_of_targets = its;
+      target = i;
+    }
+    if (!target) {
       stopped_by(Obstacle::no_target);
       continue;
     }
-    auto index = static_cast<std::ptrdiff_t>(hash % static_cast<size_t>(count));
-    uint16_t target = 0;
-    while (!serves(stream.targets[target]) || index-- > 0) ++target;
     if (stream.full) {
       stopped_by(Obstacle::uplink_full);
       continue;
     }
-    const net::Endpoint& to = stream.targets[target].endpoint;
+    const net::Endpoint& to = stream.targets[*target].endpoint;
     if (protocol == net::Protocol::tcp ? !stream.source_ports.has_free({key.client, to})
                                        : !stream.udp_source_ports.has_free(to.address.family())) {
       stopped_by(Obstacle::no_source_port);
@@ -572,7 +584,7 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key,
     const uint64_t rank = mixed(hash ^ stream.identity);
     if (best && rank < highest) continue;
     highest = rank;
-    best = Way{&stream, target};
+    best = Way{&stream, *target};
   }
   if (best) return *best;
   switch (obstacle) {
@@ -586,6 +598,12 @@ std::variant<Engine::Way, ShedReason> Engine::way_for(const FlowCopy& key,
       break;
   }
   return ShedReason::no_source_port;
+}
+
+bool Engine::has_way_up(Time now, const FlowCopy& key) const {
+  const auto way = way_for(now, key);
+  const auto* to = std::get_if<Way>(&way);
+  return to && now >= to->stream->targets[to->target].down_until;
 }
 
 // A session that takes another's place is within them already.
@@ -607,7 +625,7 @@ bool Engine::has_target() const {
   });
 }
 
-bool Engine::congested(const net::Packet& packet) const {
+bool Engine::congested(Time now, const net::Packet& packet) const {
   // The last quarter is for what one packet may bring, and for what sessions need meanwhile.
   if (counters_.memory > options_.limits.memory / 4 * 3) return true;
   if (std::any_of(streams_.begin(), streams_.end(),
@@ -622,7 +640,8 @@ bool Engine::congested(const net::Packet& packet) const {
   size_t sessions = sessions_.size() + datagram_flows_.size();
   for (; key.copy < options_.limits.copies; ++key.copy)
     if (opens_session(key, packet) &&
-        (++sessions > options_.limits.sessions || is_without_way(key, protocol)))
+        (++sessions > options_.limits.sessions || !rate_limit_.has_room(now) ||
+         is_without_way(now, key, protocol)))
       return true;
   return false;
 }
@@ -636,8 +655,8 @@ bool Engine::opens_session(const FlowCopy& key, const net::Packet& packet) const
                    : packet.payload_length > 0 && !(known && found->second.session);
 }
 
-bool Engine::is_without_way(const FlowCopy& key, net::Protocol protocol) const {
-  const auto way = way_for(key, protocol);
+bool Engine::is_without_way(Time now, const FlowCopy& key, net::Protocol protocol) const {
+  const auto way = way_for(now, key, protocol);
   const auto* obstacle = std::get_if<ShedReason>(&way);
   if (obstacle && *obstacle == ShedReason::no_source_port && protocol == net::Protocol::udp)
     return !datagram_flows_.least_needed(production_time(Time::min()));
@@ -649,7 +668,7 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
   if (const auto beyond = beyond_limits(now, flow)) {
     result = *beyond;
   } else {
-    const auto way = way_for(*flow.key);
+    const auto way = way_for(now, *flow.key);
     if (const auto* none = std::get_if<ShedReason>(&way))
       result = *none;
     else
@@ -686,9 +705,10 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Way
   if (draining_ || !stream.has_lease) return ShedReason::no_stream;
   if (stream.full) return ShedReason::uplink_full;
   if (!room_for(session_size)) return ShedReason::memory_limit;
-  const Lease::Target& target = stream.targets[way.target];
+  Stream::Target& target = stream.targets[way.target];
   const auto source = stream.source_ports.take({client, target.endpoint});
   if (!source) return ShedReason::no_source_port;
+  if (target.down_until != Time::min()) target.down_until = now + shadow_down_pause;
 
   const Path path{stream.source_ports.endpoint(*source), target.endpoint, target.path_mtu};
   Connection::Options options;
@@ -737,6 +757,7 @@ void Engine::on_shadow(Time now, Stream& stream, const net::Packet& packet) {
     sink_of(stream).send(Path{packet.destination, packet.source}, reset);
     return;
   }
+  if (!packet.tcp.flags.rst) stream.targets[entry->target].down_until = Time::min();
   entry->session.process(now, packet, stream.counters);
   touch(*entry);
 }
@@ -832,13 +853,15 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
     options_.login_failed(stream.targets[entry.target].endpoint, *failure);
   Flow* flow = entry.flow;
   if (flow) flow->session = nullptr;
+  const bool down =
+      reason == CloseReason::shadow_refused || reason == CloseReason::shadow_unresponsive;
+  if (down) stream.targets[entry.target].down_until = now + shadow_down_pause;
   // Before a session that goes on takes it: a client's own address and port has no substitute.
   stream.source_ports.give_back(entry.source, entry.session.connection().next_initial_sequence());
   if (entry.session.has_rest()) continue_in_new_session(now, entry);
   if (flow && !flow->session) {
     flow->gap.reset();
-    if (reason == CloseReason::shadow_refused || reason == CloseReason::shadow_unresponsive)
-      flow->retry_at = now + shadow_down_pause;
+    if (down && !has_way_up(now, *flow->key)) flow->retry_at = now + shadow_down_pause;
     // What was held for the session is gone; the flow is watched for its next boundary from here
     // on.
     flow->client = Reassembly(flow->client->next());
@@ -957,13 +980,13 @@ std::optional<ShedReason> Engine::mirror_datagram(Time now, const FlowCopy& key,
 // Of clients that take a port for each question there are always more than there are source ports,
 // if they are many enough; those that have had time for their answer make room.
 std::variant<Engine::Way, ShedReason> Engine::datagram_way_for(Time now, const FlowCopy& key) {
-  const auto way = way_for(key, net::Protocol::udp);
+  const auto way = way_for(now, key, net::Protocol::udp);
   const auto* none = std::get_if<ShedReason>(&way);
   if (!none || *none != ShedReason::no_source_port) return way;
   const DatagramFlow* least_needed = datagram_flows_.least_needed(production_time(now));
   if (!least_needed) return way;
   end_datagram_flow(*least_needed, CloseReason::idle_timeout);
-  return way_for(key, net::Protocol::udp);
+  return way_for(now, key, net::Protocol::udp);
 }
 
 // What comes without a question, or behind the answer to the last one, is no exchange.

@@ -59,6 +59,12 @@ struct SessionEntry : Timed {
 // A stream to one of the intercept's replicas: what it leases, and the sessions that go its way, to
 // their end. Only the engine changes one.
 struct Stream {
+  struct Target : Lease::Target {
+    // One that refused or did not answer is left out until then, where there is another; then one
+    // session tries it.
+    Time down_until = Time::min();
+  };
+
   Stream(uint16_t its_number, uint64_t its_identity, SegmentSink& to, uint64_t seed)
       : number(its_number),
         identity(its_identity),
@@ -71,7 +77,7 @@ struct Stream {
   SegmentSink& sink;
   SourcePorts source_ports;
   SourcePorts udp_source_ports;  // the same, for UDP, which numbers its own
-  std::vector<Lease::Target> targets;
+  std::vector<Target> targets;
   bool has_lease = false;
   bool full = false;
   bool closed_to_new = false;
@@ -159,7 +165,7 @@ class Engine {
   bool has_target() const;
   // Whether the packet had better come later: there is no room left for it, or none for a session
   // that it would open.
-  bool congested(const net::Packet& packet) const;
+  bool congested(Time now, const net::Packet& packet) const;
   // Whether a session has something to do before production says more, and so may make room.
   bool busy() const;
   // Nothing more comes of the connections there are. Their sessions end once all has been said and
@@ -222,9 +228,11 @@ class Engine {
     Stream* stream;
     uint16_t target;  // number in the stream's targets
   };
-  std::variant<Way, ShedReason> way_for(const FlowCopy& key,
+  std::variant<Way, ShedReason> way_for(Time now, const FlowCopy& key,
                                         net::Protocol protocol = net::Protocol::tcp) const;
-  bool is_without_way(const FlowCopy& key, net::Protocol protocol) const;
+  bool is_without_way(Time now, const FlowCopy& key, net::Protocol protocol) const;
+  // Whether a flow has a target that is not known to be down.
+  bool has_way_up(Time now, const FlowCopy& key) const;
   // Whether a packet of production's client makes a session of this copy.
   bool opens_session(const FlowCopy& key, const net::Packet& packet) const;
   // `client` is whose session it is, of which its source may be.

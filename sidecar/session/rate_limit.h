@@ -21,15 +21,13 @@ class RateLimit {
   }
 
   // Whether there is room for the first exchange of a session more.
-  bool has_room(Time now) {
-    refill(now);
-    return rate_ == 0 || tokens_ >= 1;
-  }
+  bool has_room(Time now) const { return rate_ == 0 || tokens_at(now) >= 1; }
 
   // Takes an exchange into account. False where that overdraws it by more than a second's worth;
   // what is beyond is forgotten.
   bool spend(Time now) {
-    refill(now);
+    tokens_ = tokens_at(now);
+    taken_at_ = now;
     if (rate_ == 0) return true;
     tokens_ -= 1;
     if (tokens_ >= -rate_) return true;
@@ -38,15 +36,14 @@ class RateLimit {
   }
 
  private:
-  void refill(Time now) {
-    const Duration passed = now - refilled_at_.value_or(now);
-    refilled_at_ = now;
-    tokens_ = std::min(rate_, tokens_ + rate_ * std::chrono::duration<double>(passed).count());
+  double tokens_at(Time now) const {
+    const Duration passed = now - taken_at_.value_or(now);
+    return std::min(rate_, tokens_ + rate_ * std::chrono::duration<double>(passed).count());
   }
 
   double rate_ = 0;
   double tokens_ = 0;
-  std::optional<Time> refilled_at_;
+  std::optional<Time> taken_at_;  // nothing yet
 };
 
 }  // namespace trafficmirror::session

@@ -255,12 +255,12 @@ TEST_F(Datagrams, AReplayWaitsForRoomForAllCopies) {
   engine.set_limits(now, limits);
   const std::string first = tests::datagram(client(1), server, "question");
   const std::string second = tests::datagram(client(2), server, "question");
-  EXPECT_FALSE(engine.congested(tests::parsed(first)));
+  EXPECT_FALSE(engine.congested(now, tests::parsed(first)));
   ask(client(1));
-  EXPECT_FALSE(engine.congested(tests::parsed(first))) << "its sessions are there";
-  EXPECT_TRUE(engine.congested(tests::parsed(second)));
+  EXPECT_FALSE(engine.congested(now, tests::parsed(first))) << "its sessions are there";
+  EXPECT_TRUE(engine.congested(now, tests::parsed(second)));
   pass(seconds(10));
-  EXPECT_FALSE(engine.congested(tests::parsed(second)));
+  EXPECT_FALSE(engine.congested(now, tests::parsed(second)));
 }
 
 TEST_F(Datagrams, APercentageIsOfTheClients) {

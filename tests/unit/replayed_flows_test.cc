@@ -35,7 +35,7 @@ class ReplayedFlows : public testing::Test, protected SegmentSink {
   static std::string client(size_t number) { return "192.0.2.1:" + std::to_string(4000 + number); }
 
   bool congested(const std::string& packet) const {
-    return engine_.congested(tests::parsed(packet));
+    return engine_.congested(now_, tests::parsed(packet));
   }
   std::string from_client(size_t number, const Segment& segment) const {
     return tests::packet(client(number), server, segment);
@@ -99,6 +99,16 @@ TEST_F(ReplayedFlows, WaitForASession) {
   open(1);
   EXPECT_TRUE(congested(from_client(2, {.flags = syn})));
   EXPECT_EQ(engine_.counters()[ShedReason::session_limit], 0U);
+}
+
+TEST_F(ReplayedFlows, WaitForTheRate) {
+  engine_.set_limits(now_, {.rate = 2});
+  open(0);
+  open(1);
+  EXPECT_TRUE(congested(from_client(2, {.flags = syn})));
+  EXPECT_FALSE(congested(from_client(1, {.sequence = 101, .flags = ack, .payload = "GET"})));
+  now_ += milliseconds(500);
+  EXPECT_FALSE(congested(from_client(2, {.flags = syn})));
 }
 
 TEST_F(ReplayedFlows, WaitForMemoryAndTheStream) {

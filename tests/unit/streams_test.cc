@@ -289,6 +289,100 @@ TEST_F(Streams, OneThatIsClosedToNewSessionsKeepsItsOwn) {
   EXPECT_GT(closed.syns, its);
 }
 
+// One stream, with several targets for the port.
+class Targets : public Streams {
+ protected:
+  void SetUp() override { add(1); }
+  static net::Endpoint target(uint8_t number) {
+    return *net::Endpoint::parse("10.2.0." + std::to_string(number) + ":8080");
+  }
+  void lease(std::vector<uint8_t> numbers) {
+    Lease lease;
+    lease.sources = {{*net::IpAddress::parse("10.9.0.1"), net::Port{10000}, net::Port{29999}}};
+    for (const uint8_t number : numbers)
+      lease.targets.push_back({net::Port{80}, target(number), 1500});
+    engine.set_lease(now, *replicas[0].stream, lease);
+  }
+  net::Endpoint target_of(size_t flow) {
+    open(flow);
+    return replicas[0].last.target;
+  }
+  std::vector<net::Endpoint> targets_of(size_t flows, size_t from) {
+    std::vector<net::Endpoint> all;
+    for (size_t flow = from; flow < from + flows; ++flow) all.push_back(target_of(flow));
+    return all;
+  }
+  // The shadow's answer to the SYN of the latest session.
+  void answer(net::TcpFlags flags) {
+    const Path path = replicas[0].last;
+    const std::string packet =
+        tests::packet(path.target.to_string(), path.source.to_string(),
+                      {.acknowledgment = (replicas[0].last_sequence + 1U).value(), .flags = flags});
+    engine.on_shadow(now, *replicas[0].stream, tests::parsed(packet));
+    engine.run(now);
+  }
+  // A session with it, which it refuses or accepts.
+  size_t reach(uint8_t number, net::TcpFlags flags, size_t flow) {
+    const size_t last = flow + 100;
+    while (target_of(flow) != target(number) && flow < last) ++flow;
+    EXPECT_LT(flow, last) << "it gets no session";
+    answer(flags);
+    return flow + 1;
+  }
+  // With what sessions that nobody answers send again.
+  void pass(Duration time) {
+    now += time;
+    engine.run(now);
+  }
+  static constexpr net::TcpFlags refused{.rst = true, .ack = true};
+  static constexpr net::TcpFlags accepted{.syn = true, .ack = true};
+};
+
+TEST_F(Targets, ShareTheSessionsAndKeepTheirsWhenAnotherGoes) {
+  lease({1, 2, 3});
+  const auto three = targets_of(900, 0);
+  for (const uint8_t number : std::initializer_list<uint8_t>{1, 2, 3}) {
+    const auto its = std::count(three.begin(), three.end(), target(number));
+    EXPECT_GT(its, 250);
+    EXPECT_LT(its, 350);
+  }
+  lease({1, 3});
+  for (size_t flow = 0; flow < three.size(); ++flow) {
+    say(flow, {.sequence = 1000, .flags = {.syn = true}});  // its four-tuple once more
+    if (three[flow] != target(2)) {
+      EXPECT_EQ(replicas[0].last.target, three[flow]);
+    }
+  }
+}
+
+TEST_F(Targets, ThatRefuseAreLeftOutAndTriedAgainByOneSession) {
+  lease({1, 2});
+  size_t next = reach(1, refused, 0);
+  for (const net::Endpoint& to : targets_of(50, next)) EXPECT_EQ(to, target(2));
+  pass(seconds(1));
+  next = reach(1, refused, next + 50);
+  for (const net::Endpoint& to : targets_of(50, next)) EXPECT_EQ(to, target(2));
+  pass(seconds(1));
+  next = reach(1, accepted, next + 50);
+  const auto all = targets_of(50, next);
+  EXPECT_GT(std::count(all.begin(), all.end(), target(1)), 10);
+}
+
+TEST_F(Targets, AnExchangeOfOneThatRefusedGoesToAnotherAtOnce) {
+  lease({1, 2});
+  const size_t flow = reach(1, refused, 0) - 1;
+  say(flow, {.sequence = 1, .acknowledgment = 1, .flags = {.ack = true}, .payload = "one"});
+  EXPECT_EQ(replicas[0].last.target, target(2));
+  EXPECT_EQ(sum(engine.counters().shed), 0U);
+}
+
+TEST_F(Targets, AreAskedThoughAllAreDown) {
+  lease({1});
+  const size_t next = reach(1, refused, 0);
+  EXPECT_EQ(target_of(next), target(1));
+  EXPECT_EQ(engine.counters().opened, 2U);
+}
+
 TEST_F(Streams, LimitsCountOverAllOfThem) {
   for (uint64_t identity = 1; identity <= 3; ++identity) add(identity);
   Limits limits;
