@@ -640,7 +640,7 @@ class Lab:
         ports = port if isinstance(port, list) else [port]
         address = self.shadow.address(family)
         target = [f"{each}={endpoint(address, str(each).split('/')[0])}" for each in ports]
-        intercept_program = self.start_intercept(target=target, **(intercept or {}))
+        intercept_program = self.start_intercept(**{"target": target, **(intercept or {})})
         sidecar_program = self.start_sidecar(port=port, **(sidecar or {}))
         return Mirror(self, sidecar_program, intercept_program)
 
