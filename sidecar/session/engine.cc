@@ -11,8 +11,6 @@ namespace {
 // Packets captured on different CPUs may stand in another order than they went by; what the server
 // says it has received and we have not is missing only after this long.
 constexpr Duration gap_grace = std::chrono::milliseconds(200);
-// A shadow that refused or did not answer is not asked again before this.
-constexpr Duration shadow_down_pause = std::chrono::seconds(1);
 // A client that offers less than this is not followed: RFC 791 lets every path carry 68 bytes, and
 // segments of a few bytes each are an attack (CVE-2019-11479).
 constexpr uint16_t min_mss = 536;
@@ -37,13 +35,6 @@ bool begins_request(std::span<const uint8_t> bytes) {
                      [&](std::string_view method) { return text.starts_with(method); });
 }
 
-// Spreads what differs in a few bits over all of them (the last steps of splitmix64).
-uint64_t mixed(uint64_t value) {
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
-  return value ^ (value >> 31);
-}
-
 // The packet without the bytes from `end` on: production's server takes none behind a FIN.
 net::Packet cut_at(net::Packet packet, net::SequenceNumber end) {
   const auto most = static_cast<uint32_t>(std::max(end - packet.tcp.sequence, 0));
@@ -66,7 +57,9 @@ constexpr size_t session_size = sizeof(SessionEntry) + session_overhead;
 }  // namespace
 
 Engine::Engine(Options options)
-    : options_(std::move(options)), datagram_flows_(options_.idle_timeout) {
+    : options_(std::move(options)),
+      streams_(options_.seed),
+      datagram_flows_(options_.idle_timeout) {
   set_limits(Time::min(), options_.limits);
 }
 
@@ -85,63 +78,33 @@ void Engine::set_limits(Time now, const Limits& limits) {
 // ---- the streams
 // ------------------------------------------------------------------------------------------------
 
-Stream& Engine::add_stream(uint64_t identity, SegmentSink& sink) {
-  // No two of them begin with the same sequence numbers, though one has the identity of another.
-  const uint64_t seed = mixed(options_.seed + ++streams_added_);
-  const auto place = std::find(streams_.begin(), streams_.end(), nullptr);
-  const auto number = static_cast<uint16_t>(place - streams_.begin());
-  auto stream = std::make_unique<Stream>(number, identity, sink, seed);
-  if (place == streams_.end()) return *streams_.emplace_back(std::move(stream));
-  *place = std::move(stream);
-  return **place;
-}
-
 void Engine::remove_stream(Stream& stream) {
   stream_lost(stream);
-  streams_[stream.number].reset();
+  streams_.remove(stream);
 }
 
 void Engine::set_lease(Time now, Stream& stream, const Lease& lease) {
-  stream.has_lease = true;
-  if (lease.client_sources) {
-    stream.source_ports.lease_clients();
-  } else {
-    stream.source_ports.lease(lease.sources);
-    if (!options_.udp_ports.empty()) stream.udp_source_ports.lease(lease.sources);
-  }
-  std::vector<Stream::Target>& targets = stream.targets;
-  const std::vector<Stream::Target> before = std::exchange(targets, {});
-  const auto find_in = [](const std::vector<Stream::Target>& all, const Lease::Target& its) {
-    return std::find_if(all.begin(), all.end(), [&](const auto& t) {
-      return t.endpoint == its.endpoint && t.production_port == its.production_port &&
-             t.protocol == its.protocol;
-    });
-  };
-  for (const Lease::Target& target : lease.targets) {
-    const auto known = find_in(before, target);
-    targets.push_back({target, known == before.end() ? Time::min() : known->down_until});
-  }
+  const std::vector<Stream::Target> before = stream.take(lease, !options_.udp_ports.empty());
   for (auto next = sessions_.begin(); next != sessions_.end();) {
     SessionEntry& entry = *next++;
     if (entry.stream != stream.number) continue;
     const Stream::Target& its = before[entry.target];
-    const auto target = find_in(targets, its);
-    if (target == targets.end()) {
-      // Its RST needs an address to go to until it is sent.
-      entry.target = static_cast<uint16_t>(targets.size());
-      targets.push_back(its);
-      close(now, entry, CloseReason::target_gone);
-      targets.pop_back();
-    } else {
-      entry.target = static_cast<uint16_t>(target - targets.begin());
+    if (const auto target = stream.find(its)) {
+      entry.target = *target;
       entry.session.connection().set_maximum_segment_size(maximum_segment_size(path_of(entry)));
+    } else {
+      // Its RST needs an address to go to until it is sent.
+      entry.target = static_cast<uint16_t>(stream.targets.size());
+      stream.targets.push_back(its);
+      close(now, entry, CloseReason::target_gone);
+      stream.targets.pop_back();
     }
   }
   end_datagram_flows(CloseReason::target_gone, [&](DatagramFlow& flow) {
     if (flow.stream != stream.number) return false;
-    const auto target = find_in(targets, before[flow.target]);
-    flow.target = static_cast<uint16_t>(target - targets.begin());
-    return target == targets.end();
+    const auto target = stream.find(before[flow.target]);
+    if (target) flow.target = *target;
+    return !target;
   });
 }
 
@@ -153,10 +116,7 @@ void Engine::stream_lost(Stream& stream) {
   end_datagram_flows(CloseReason::stream_lost,
                      [&](const DatagramFlow& flow) { return flow.stream == stream.number; });
   stream.touched.clear();
-  stream.source_ports.clear();
-  stream.udp_source_ports.clear();
-  stream.targets.clear();
-  stream.has_lease = false;
+  stream.clear_lease();
   stream.full = false;
   // What its intercept could not be told any more is told to another.
   counters_.add(std::exchange(stream.counters, {}));
@@ -198,7 +158,7 @@ void Engine::on_production(Time now, const net::Packet& packet) {
   FlowCopy key{*from_client ? net::FlowKey{packet.source, packet.destination}
                             : net::FlowKey{packet.destination, packet.source}};
   const net::TcpFlags& flags = packet.tcp.flags;
-  if (*from_client && flags.syn && (flags.ack || is_own(key.client))) {
+  if (*from_client && flags.syn && (flags.ack || streams_.is_source(key.client))) {
     // A target that leads back to production: each mirrored connection would be mirrored again,
     // without end.
     if (!flags.ack) ++counters_[ShedReason::own_traffic];
@@ -220,7 +180,7 @@ void Engine::on_copy(Time now, const FlowCopy& key, bool from_client, const net:
   }
   if (found == flows_.end()) {
     // The last segments of a flow that has ended bring no new one to life.
-    if (packet.payload_length == 0 || is_own(key.client) || left_out(key)) return;
+    if (packet.payload_length == 0 || streams_.is_source(key.client) || left_out(key)) return;
     if (!add_flow(now, key)) return;
     if (key.copy == 0) ++counters_.without_start;
     found = flows_.find(key);
@@ -253,7 +213,7 @@ void Engine::on_syn(Time now, const FlowCopy& key, const net::Packet& packet) {
 }
 
 void Engine::on_idle_flow(Time now, const net::FlowKey& key, Boundary boundary) {
-  if (is_own(key.client) || left_out(key)) return;
+  if (streams_.is_source(key.client) || left_out(key)) return;
   for (FlowCopy each{key}; each.copy < options_.limits.copies; ++each.copy) {
     if (flows_.contains(each)) continue;
     if (Flow* flow = add_flow(now, each)) flow->boundary = boundary;
@@ -532,80 +492,6 @@ void Engine::end_flows(Time now) {
 // ---- sessions
 // --------------------------------------------------------------------------------------------------
 
-bool Engine::is_own(const net::Endpoint& client) const {
-  return std::any_of(streams_.begin(), streams_.end(), [&](const auto& stream) {
-    return stream && stream->source_ports.contains(client);
-  });
-}
-
-// Of the streams with room the one of the highest rank, which the flow gives each of them. Several
-// targets of one stream share the sessions of a port in the same way, so that a flow stays with its
-// own, and only those of one that goes or is down move. Where no stream will do, the reason is that
-// of the one that came closest.
-std::variant<Engine::Way, ShedReason> Engine::way_for(Time now, const FlowCopy& key,
-                                                      net::Protocol protocol) const {
-  const uint64_t hash = std::hash<FlowCopy>()(key);
-  const auto serves = [&](const Lease::Target& target) {
-    return target.production_port == key.server.port && target.protocol == protocol;
-  };
-  enum class Obstacle : uint8_t { no_stream, no_target, uplink_full, no_source_port };
-  Obstacle obstacle = Obstacle::no_stream;
-  std::optional<Way> best;
-  uint64_t highest = 0;
-  for (const auto& each : streams_) {
-    if (!each || !each->has_lease || each->closed_to_new) continue;
-    Stream& stream = *each;
-    const auto stopped_by = [&](Obstacle its) { obstacle = std::max(obstacle, its); };
-    std::optional<uint16_t> target;
-    std::pair<bool, uint64_t> highest_of_targets;
-    for (uint16_t i = 0; i < stream.targets.size(); ++i) {
-      const Stream::Target& candidate = stream.targets[i];
-      if (!serves(candidate)) continue;
-      const std::pair its{now >= candidate.down_until,
-                          mixed(hash ^ std::hash<net::Endpoint>()(candidate.endpoint))};
-      if (target && its < highest_of_targets) continue;
-      highest_of_targets = its;
-      target = i;
-    }
-    if (!target) {
-      stopped_by(Obstacle::no_target);
-      continue;
-    }
-    if (stream.full) {
-      stopped_by(Obstacle::uplink_full);
-      continue;
-    }
-    const net::Endpoint& to = stream.targets[*target].endpoint;
-    if (protocol == net::Protocol::tcp ? !stream.source_ports.has_free({key.client, to})
-                                       : !stream.udp_source_ports.has_free(to.address.family())) {
-      stopped_by(Obstacle::no_source_port);
-      continue;
-    }
-    const uint64_t rank = mixed(hash ^ stream.identity);
-    if (best && rank < highest) continue;
-    highest = rank;
-    best = Way{&stream, *target};
-  }
-  if (best) return *best;
-  switch (obstacle) {
-    case Obstacle::no_stream:
-      return ShedReason::no_stream;
-    case Obstacle::no_target:
-      return ShedReason::no_target;
-    case Obstacle::uplink_full:
-      return ShedReason::uplink_full;
-    case Obstacle::no_source_port:
-      break;
-  }
-  return ShedReason::no_source_port;
-}
-
-bool Engine::has_way_up(Time now, const FlowCopy& key) const {
-  const auto way = way_for(now, key);
-  const auto* to = std::get_if<Way>(&way);
-  return to && now >= to->stream->targets[to->target].down_until;
-}
-
 // A session that takes another's place is within them already.
 std::optional<ShedReason> Engine::beyond_limits(Time now, const Flow& flow) {
   if (const auto reason = left_out(*flow.key)) return reason;
@@ -619,24 +505,21 @@ bool Engine::has_target() const {
     const auto& ports = target.protocol == net::Protocol::tcp ? options_.ports : options_.udp_ports;
     return std::find(ports.begin(), ports.end(), target.production_port) != ports.end();
   };
-  return std::any_of(streams_.begin(), streams_.end(), [&](const auto& stream) {
-    return stream && stream->has_lease &&
-           std::any_of(stream->targets.begin(), stream->targets.end(), is_ours);
+  return std::ranges::any_of(streams_.all(), [&](const Stream& stream) {
+    return stream.has_lease && std::ranges::any_of(stream.targets, is_ours);
   });
 }
 
 bool Engine::congested(Time now, const net::Packet& packet) const {
   // The last quarter is for what one packet may bring, and for what sessions need meanwhile.
   if (counters_.memory > options_.limits.memory / 4 * 3) return true;
-  if (std::any_of(streams_.begin(), streams_.end(),
-                  [](const auto& stream) { return stream && stream->full; }))
-    return true;
+  if (std::ranges::any_of(streams_.all(), &Stream::full)) return true;
   FlowCopy key{{packet.source, packet.destination}};
   const net::Protocol protocol = packet.protocol;
   if (protocol == net::Protocol::udp ? !is_datagram_for_production(packet)
                                      : !is_from_client(packet).value_or(false))
     return false;
-  if (left_out(key, protocol) || is_own(key.client)) return false;
+  if (left_out(key, protocol) || streams_.is_source(key.client)) return false;
   size_t sessions = sessions_.size() + datagram_flows_.size();
   for (; key.copy < options_.limits.copies; ++key.copy)
     if (opens_session(key, packet) &&
@@ -656,7 +539,7 @@ bool Engine::opens_session(const FlowCopy& key, const net::Packet& packet) const
 }
 
 bool Engine::is_without_way(Time now, const FlowCopy& key, net::Protocol protocol) const {
-  const auto way = way_for(now, key, protocol);
+  const auto way = streams_.way_for(now, key, protocol);
   const auto* obstacle = std::get_if<ShedReason>(&way);
   if (obstacle && *obstacle == ShedReason::no_source_port && protocol == net::Protocol::udp)
     return !datagram_flows_.least_needed(production_time(Time::min()));
@@ -668,7 +551,7 @@ bool Engine::mirror(Time now, Flow& flow, const net::Packet* syn) {
   if (const auto beyond = beyond_limits(now, flow)) {
     result = *beyond;
   } else {
-    const auto way = way_for(now, *flow.key);
+    const auto way = streams_.way_for(now, *flow.key);
     if (const auto* none = std::get_if<ShedReason>(&way))
       result = *none;
     else
@@ -705,10 +588,10 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Way
   if (draining_ || !stream.has_lease) return ShedReason::no_stream;
   if (stream.full) return ShedReason::uplink_full;
   if (!room_for(session_size)) return ShedReason::memory_limit;
-  Stream::Target& target = stream.targets[way.target];
+  Stream::Target& target = way.target();
   const auto source = stream.source_ports.take({client, target.endpoint});
   if (!source) return ShedReason::no_source_port;
-  if (target.down_until != Time::min()) target.down_until = now + shadow_down_pause;
+  target.set_tried(now);
 
   const Path path{stream.source_ports.endpoint(*source), target.endpoint, target.path_mtu};
   Connection::Options options;
@@ -726,7 +609,8 @@ std::variant<SessionEntry*, ShedReason> Engine::open_session(Time now, const Way
     options.sack = offered.sack_permitted;
     options.timestamps = offered.timestamps.has_value();
   }
-  SessionEntry& entry = sessions_.emplace_back(stream.number, *source, way.target, options, now);
+  SessionEntry& entry =
+      sessions_.emplace_back(stream.number, *source, way.target_number, options, now);
   entry.self = std::prev(sessions_.end());
   stream.source_ports.set_user(*source, entry);
   ++stream.counters.opened;
@@ -754,10 +638,10 @@ void Engine::on_shadow(Time now, Stream& stream, const net::Packet& packet) {
       reset.header.flags.ack = true;
       reset.header.acknowledgment = packet.tcp.sequence + packet.sequence_length();
     }
-    sink_of(stream).send(Path{packet.destination, packet.source}, reset);
+    stream.open_sink().send(Path{packet.destination, packet.source}, reset);
     return;
   }
-  if (!packet.tcp.flags.rst) stream.targets[entry->target].down_until = Time::min();
+  if (!packet.tcp.flags.rst) stream.targets[entry->target].set_up();
   entry->session.process(now, packet, stream.counters);
   touch(*entry);
 }
@@ -766,14 +650,6 @@ Path Engine::path_of(const SessionEntry& entry) {
   const Stream& stream = stream_of(entry);
   const Lease::Target& target = stream.targets[entry.target];
   return {stream.source_ports.endpoint(entry.source), target.endpoint, target.path_mtu};
-}
-
-SegmentSink& Engine::sink_of(const Stream& stream) {
-  class Nowhere : public SegmentSink {
-    void send(const Path& /*path*/, const Segment& /*segment*/) override {}
-  };
-  static Nowhere nowhere;
-  return stream.full ? static_cast<SegmentSink&>(nowhere) : stream.sink;
 }
 
 void Engine::touch(SessionEntry& entry) {
@@ -789,8 +665,8 @@ void Engine::set_busy(SessionEntry& entry, bool busy) {
 }
 
 bool Engine::busy() const {
-  return std::any_of(streams_.begin(), streams_.end(), [](const auto& stream) {
-    return stream && (stream->full || stream->busy > 0 || !stream->touched.empty());
+  return std::ranges::any_of(streams_.all(), [](const Stream& stream) {
+    return stream.full || stream.busy > 0 || !stream.touched.empty();
   });
 }
 
@@ -798,8 +674,8 @@ Time Engine::deadline() const {
   Time at = production_time_ ? never
                              : std::min(flow_timers_.next(), datagram_flows_.next_by_production());
   at = std::min(at, datagram_flows_.next_by_now());
-  for (const auto& stream : streams_)
-    if (stream && !stream->full) at = std::min(at, stream->timers.next());
+  for (const Stream& stream : streams_.all())
+    if (!stream.full) at = std::min(at, stream.timers.next());
   return at;
 }
 
@@ -809,9 +685,8 @@ void Engine::run(Time now) {
   while (const DatagramFlow* flow = datagram_flows_.due(production_time(now), now))
     end_datagram_flow(*flow, datagram_flows_.ending(*flow) ? CloseReason::capture_ended
                                                            : CloseReason::idle_timeout);
-  for (const auto& each : streams_) {
-    if (!each || each->full) continue;
-    Stream& stream = *each;
+  for (Stream& stream : streams_.all()) {
+    if (stream.full) continue;
     while (stream.timers.next() <= now) touch(static_cast<SessionEntry&>(stream.timers.pop()));
     // By index: a session that ends may bring another into the list.
     for (size_t i = 0; i < stream.touched.size(); ++i)
@@ -825,7 +700,7 @@ void Engine::dispatch(Time now, SessionEntry& entry) {
   entry.touched = false;
   Stream& stream = stream_of(entry);
   const Pacing& pacing = options_.limits.pacing;
-  entry.session.dispatch(now, pacing, {path_of(entry), sink_of(stream)}, stream.counters);
+  entry.session.dispatch(now, pacing, {path_of(entry), stream.open_sink()}, stream.counters);
   if (const auto reason = entry.session.closed()) {
     remove(now, entry, *reason);
     return;
@@ -839,7 +714,7 @@ void Engine::dispatch(Time now, SessionEntry& entry) {
 void Engine::close(Time now, SessionEntry& entry, CloseReason reason) {
   entry.session.close(reason);
   Stream& stream = stream_of(entry);
-  entry.session.dispatch(now, options_.limits.pacing, {path_of(entry), sink_of(stream)},
+  entry.session.dispatch(now, options_.limits.pacing, {path_of(entry), stream.open_sink()},
                          stream.counters);
   remove(now, entry, entry.session.closed().value_or(reason));
 }
@@ -855,13 +730,13 @@ void Engine::remove(Time now, SessionEntry& entry, CloseReason reason) {
   if (flow) flow->session = nullptr;
   const bool down =
       reason == CloseReason::shadow_refused || reason == CloseReason::shadow_unresponsive;
-  if (down) stream.targets[entry.target].down_until = now + shadow_down_pause;
+  if (down) stream.targets[entry.target].set_down(now);
   // Before a session that goes on takes it: a client's own address and port has no substitute.
   stream.source_ports.give_back(entry.source, entry.session.connection().next_initial_sequence());
   if (entry.session.has_rest()) continue_in_new_session(now, entry);
   if (flow && !flow->session) {
     flow->gap.reset();
-    if (down && !has_way_up(now, *flow->key)) flow->retry_at = now + shadow_down_pause;
+    if (down && !streams_.has_way_up(now, *flow->key)) flow->retry_at = now + Stream::Target::pause;
     // What was held for the session is gone; the flow is watched for its next boundary from here
     // on.
     flow->client = Reassembly(flow->client->next());
@@ -931,7 +806,7 @@ bool Engine::is_datagram_for_production(const net::Packet& packet) const {
 void Engine::on_datagram(Time now, const net::Packet& packet) {
   if (!is_datagram_for_production(packet)) return;
   FlowCopy key{{packet.source, packet.destination}};
-  if (is_own(key.client)) {
+  if (streams_.is_source(key.client)) {
     ++counters_[ShedReason::own_traffic];
     return;
   }
@@ -952,8 +827,8 @@ std::optional<ShedReason> Engine::mirror_datagram(Time now, const FlowCopy& key,
     way = std::get<Way>(found);
     if (!room_for(DatagramFlows::flow_size)) return ShedReason::memory_limit;
   }
-  Stream& stream = way ? *way->stream : *streams_[flow->stream];
-  const Lease::Target& target = stream.targets[way ? way->target : flow->target];
+  Stream& stream = way ? *way->stream : streams_[flow->stream];
+  const Lease::Target& target = stream.targets[way ? way->target_number : flow->target];
   if (stream.full) return ShedReason::uplink_full;
   if (packet.cut()) return ShedReason::cut;
   // RFC 8085 section 3.2: a datagram is not to be fragmented on its way.
@@ -966,7 +841,7 @@ std::optional<ShedReason> Engine::mirror_datagram(Time now, const FlowCopy& key,
     // There is one free, or it would be no way.
     const auto source = stream.udp_source_ports.take(target.endpoint.address.family());
     flow = &datagram_flows_.add(
-        {.key = key, .stream = stream.number, .target = way->target, .source = *source});
+        {.key = key, .stream = stream.number, .target = way->target_number, .source = *source});
     counters_.memory += DatagramFlows::flow_size;
     ++stream.counters.opened;
     ++stream.counters.active;
@@ -979,14 +854,14 @@ std::optional<ShedReason> Engine::mirror_datagram(Time now, const FlowCopy& key,
 
 // Of clients that take a port for each question there are always more than there are source ports,
 // if they are many enough; those that have had time for their answer make room.
-std::variant<Engine::Way, ShedReason> Engine::datagram_way_for(Time now, const FlowCopy& key) {
-  const auto way = way_for(now, key, net::Protocol::udp);
+std::variant<Way, ShedReason> Engine::datagram_way_for(Time now, const FlowCopy& key) {
+  const auto way = streams_.way_for(now, key, net::Protocol::udp);
   const auto* none = std::get_if<ShedReason>(&way);
   if (!none || *none != ShedReason::no_source_port) return way;
   const DatagramFlow* least_needed = datagram_flows_.least_needed(production_time(now));
   if (!least_needed) return way;
   end_datagram_flow(*least_needed, CloseReason::idle_timeout);
-  return way_for(now, key, net::Protocol::udp);
+  return streams_.way_for(now, key, net::Protocol::udp);
 }
 
 // What comes without a question, or behind the answer to the last one, is no exchange.
@@ -1003,7 +878,7 @@ void Engine::on_answer(Stream& stream, const net::Packet& packet) {
 }
 
 void Engine::end_datagram_flow(const DatagramFlow& flow, CloseReason reason) {
-  Stream& stream = *streams_[flow.stream];
+  Stream& stream = streams_[flow.stream];
   ++stream.counters[reason];
   --stream.counters.active;
   counters_.memory -= DatagramFlows::flow_size;
@@ -1019,15 +894,14 @@ void Engine::end_datagram_flows(CloseReason reason, Which&& which) {
 }
 
 Path Engine::path_of(const DatagramFlow& flow) const {
-  const Stream& stream = *streams_[flow.stream];
+  const Stream& stream = streams_[flow.stream];
   const Lease::Target& target = stream.targets[flow.target];
   return {stream.udp_source_ports.endpoint(flow.source), target.endpoint, target.path_mtu};
 }
 
 Counters Engine::counters() const {
   Counters all = counters_;
-  for (const auto& stream : streams_)
-    if (stream) all.add(stream->counters);
+  for (const Stream& stream : streams_.all()) all.add(stream.counters);
   all.flows = flows_.size() + datagram_flows_.size();
   return all;
 }

@@ -31,11 +31,9 @@
 #include "sidecar/session/counters.h"
 #include "sidecar/session/datagrams.h"
 #include "sidecar/session/flow.h"
-#include "sidecar/session/lease.h"
 #include "sidecar/session/rate_limit.h"
-#include "sidecar/session/segment.h"
 #include "sidecar/session/session.h"
-#include "sidecar/session/source_ports.h"
+#include "sidecar/session/streams.h"
 
 namespace trafficmirror::session {
 
@@ -48,45 +46,12 @@ struct SessionEntry : Timed {
   std::list<SessionEntry>::iterator self;
   SourcePorts::Number source;
   uint32_t accounted = 0;  // bytes of memory it is charged with
-  uint16_t stream;         // number in Engine::streams_
+  uint16_t stream;         // its number
   uint16_t target;         // number in the stream's targets
   bool touched = false;    // is in the stream's `touched`
   bool busy = false;       // has a deadline: is counted in the stream's `busy`
   Flow* flow = nullptr;    // null once production's connection has ended
   Session session;
-};
-
-// A stream to one of the intercept's replicas: what it leases, and the sessions that go its way, to
-// their end. Only the engine changes one.
-struct Stream {
-  struct Target : Lease::Target {
-    // One that refused or did not answer is left out until then, where there is another; then one
-    // session tries it.
-    Time down_until = Time::min();
-  };
-
-  Stream(uint16_t its_number, uint64_t its_identity, SegmentSink& to, uint64_t seed)
-      : number(its_number),
-        identity(its_identity),
-        sink(to),
-        source_ports(seed),
-        udp_source_ports(seed) {}
-
-  const uint16_t number;
-  const uint64_t identity;
-  SegmentSink& sink;
-  SourcePorts source_ports;
-  SourcePorts udp_source_ports;  // the same, for UDP, which numbers its own
-  std::vector<Target> targets;
-  bool has_lease = false;
-  bool full = false;
-  bool closed_to_new = false;
-
-  std::vector<SessionEntry*> touched;  // may have something to put out; null where it is gone
-  TimerHeap timers;
-  size_t busy = 0;    // sessions of TCP
-  Counters counters;  // of its sessions, since it was lost last
-  Counters reported;  // the part of them that its intercept was told
 };
 
 // What may change while the engine runs.
@@ -123,7 +88,7 @@ class Engine {
   // stream that its hash and the identities choose, always the same of the same, so that flows are
   // spread evenly, and one that comes or goes changes the way of no flow but its own. `sink` takes
   // its segments, during run() and whenever sessions are ended; it has to live as long.
-  Stream& add_stream(uint64_t identity, SegmentSink& sink);
+  Stream& add_stream(uint64_t identity, SegmentSink& sink) { return streams_.add(identity, sink); }
   // Its sessions end as stream_lost.
   void remove_stream(Stream& stream);
   // A new lease replaces the one before: further ports, other targets, another path MTU.
@@ -223,28 +188,15 @@ class Engine {
   // Counts that the exchange in hand is not mirrored.
   void shed(Flow& flow, ShedReason reason);
   std::optional<ShedReason> beyond_limits(Time now, const Flow& flow);
-  // Where a new session goes.
-  struct Way {
-    Stream* stream;
-    uint16_t target;  // number in the stream's targets
-  };
-  std::variant<Way, ShedReason> way_for(Time now, const FlowCopy& key,
-                                        net::Protocol protocol = net::Protocol::tcp) const;
   bool is_without_way(Time now, const FlowCopy& key, net::Protocol protocol) const;
-  // Whether a flow has a target that is not known to be down.
-  bool has_way_up(Time now, const FlowCopy& key) const;
   // Whether a packet of production's client makes a session of this copy.
   bool opens_session(const FlowCopy& key, const net::Packet& packet) const;
   // `client` is whose session it is, of which its source may be.
   std::variant<SessionEntry*, ShedReason> open_session(Time now, const Way& way,
                                                        const net::Endpoint& client,
                                                        const net::Packet* syn);
-  Stream& stream_of(const SessionEntry& entry) { return *streams_[entry.stream]; }
+  Stream& stream_of(const SessionEntry& entry) { return streams_[entry.stream]; }
   Path path_of(const SessionEntry& entry);
-  // Where a stream's segments go now.
-  static SegmentSink& sink_of(const Stream& stream);
-  // Whether an address and port is one that sessions come from.
-  bool is_own(const net::Endpoint& client) const;
   void touch(SessionEntry& entry);
   void set_busy(SessionEntry& entry, bool busy);
   void dispatch(Time now, SessionEntry& entry);
@@ -281,8 +233,7 @@ class Engine {
 
   Options options_;
   std::optional<Time> production_time_;
-  std::vector<std::unique_ptr<Stream>> streams_;  // few; null where one was removed
-  uint64_t streams_added_ = 0;
+  Streams streams_;
   uint64_t last_sampled_ = UINT64_MAX;  // the highest hash of a flow's that is sampled
   RateLimit rate_limit_;
   bool draining_ = false;
