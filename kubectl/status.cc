@@ -86,8 +86,8 @@ std::string target_of(const Mirror& mirror) {
 
 std::string source_of(const Mirror& mirror) {
   std::string ports;
-  for (const net::Port port : mirror.ports)
-    ports += (ports.empty() ? "" : ", ") + std::to_string(port.number);
+  for (const net::ProductionPort port : mirror.ports)
+    ports += (ports.empty() ? "" : ", ") + port.to_string();
   std::string percent = Json(mirror.percent).dump();
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
   return (mirror.percent == 100 ? "all" : percent + "% of the") + " connections to port " + ports +

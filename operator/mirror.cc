@@ -66,16 +66,27 @@ std::string read_pace(const Json& spec, Mirror& mirror) {
   return "";
 }
 
+std::string read_ports(const Json& spec, Mirror& mirror) {
+  std::vector<Json> ports;
+  read(spec, "/source/ports", ports);
+  for (const Json& port : ports) {
+    const auto parsed =
+        net::ProductionPort::parse(port.is_string() ? port.get<std::string>() : port.dump());
+    if (!parsed)
+      return "spec.source.ports has " + port.dump() +
+             ": a port is a number from 1 to 65535, or of UDP such as 53/udp";
+    mirror.ports.push_back(*parsed);
+  }
+  std::sort(mirror.ports.begin(), mirror.ports.end());
+  return mirror.ports.empty() ? "spec.source.ports is empty: give the port that is copied" : "";
+}
+
 std::string read_spec(const Json& spec, Mirror& mirror) {
   if (!spec.contains("/source/selector"_json_pointer)) return "spec.source.selector is missing";
   mirror.selector = spec["source"]["selector"];
   if (const auto problem = problem_of_selector(mirror.selector))
     return "spec.source.selector: " + *problem;
-  std::vector<uint16_t> ports;
-  read(spec, "/source/ports", ports);
-  for (const uint16_t port : ports) mirror.ports.push_back({port});
-  std::sort(mirror.ports.begin(), mirror.ports.end());
-  if (mirror.ports.empty()) return "spec.source.ports is empty: give the port that is copied";
+  if (auto problem = read_ports(spec, mirror); !problem.empty()) return problem;
   read(spec, "/source/interface", mirror.interface);
   std::string attach = "Auto";
   read(spec, "/source/attach", attach);
@@ -103,7 +114,7 @@ std::string read_spec(const Json& spec, Mirror& mirror) {
     return "spec.shadow names neither a service nor a selector";
   }
   if (shadow_port) mirror.shadow_port = net::Port{*shadow_port};
-  if (mirror.shadow_port && mirror.ports.size() > 1)
+  if (mirror.shadow_port && mirror.ports.front().number != mirror.ports.back().number)
     return "spec.source.ports has several ports and spec.shadow one: leave the shadow's port out, "
            "and each goes to the same port there, or make a TrafficMirror for each port";
 

@@ -6,6 +6,7 @@
 // This header: a TrafficMirror as the operator understands it.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -35,7 +36,7 @@ struct Mirror {
   bool has_finalizer = false;
 
   kube::Json selector;  // a LabelSelector
-  std::vector<net::Port> ports;
+  std::vector<net::ProductionPort> ports;
   std::string interface {};
   Attach attach = Attach::automatic;
 
@@ -62,7 +63,15 @@ struct Mirror {
   std::string duration_text;
   std::optional<std::chrono::seconds> duration;
 
-  net::Port shadow_port_of(net::Port production) const { return shadow_port.value_or(production); }
+  bool has_tcp() const {
+    return std::any_of(ports.begin(), ports.end(), [](net::ProductionPort port) {
+      return port.protocol == net::Protocol::tcp;
+    });
+  }
+  // Of the same protocol.
+  net::ProductionPort shadow_port_of(net::ProductionPort production) const {
+    return {shadow_port.value_or(net::Port{production.number}).number, production.protocol};
+  }
 };
 
 // The mirror, and what is wrong with its spec in one line that names the field; that is nothing

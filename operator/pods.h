@@ -5,9 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "net/address.h"
 #include "operator/kube/object.h"
 
 namespace trafficmirror::controller {
+
+// "TCP" or "UDP", as Kubernetes writes it.
+const char* protocol_name(net::Protocol protocol);
+// Of a port of a container, a Service, Endpoints or a NetworkPolicy; one that does not say it is of
+// TCP.
+bool is_of_protocol(const kube::Json& port, net::Protocol protocol);
 
 // Informer transforms: take out what nobody reads here.
 void project_pod(kube::Json& pod);

@@ -44,7 +44,7 @@ Json container(const SidecarSettings& settings) {
     args.push_back(flag);
     args.push_back(value);
   };
-  for (const net::Port port : settings.ports) add("--port", std::to_string(port.number));
+  for (const net::ProductionPort port : settings.ports) add("--port", port.to_string());
   if (!settings.interface.empty()) add("--interface", settings.interface);
   add("--intercept", program::to_text(settings.intercept));
   add("--tls-peer", settings.tls_peer);

@@ -15,7 +15,7 @@ struct SidecarSettings {
   std::string name;  // of the container, and of the volume with its identity
   std::string image;
   std::string image_pull_policy{};  // empty: what the server makes of the image's tag
-  std::vector<net::Port> ports;
+  std::vector<net::ProductionPort> ports;
   std::string interface {};  // empty: that of the default route
   net::HostPort intercept;
   std::string tls_peer;  // the intercept's identity

@@ -332,6 +332,22 @@ const std::vector<Case>& cases() {
        }},
       {"FAIL",
        "NetworkPolicy",
+       {"NetworkPolicy tcp-only of", "does not admit the intercept",
+        "of namespace shop-shadow, TCP port 8080, UDP port 8080"},
+       [](Examination& seen) {
+         seen.mirror["spec"]["source"]["ports"] = {8080, "8080/udp"};
+         const Json udp = Json::parse(R"({"name": "u", "port": 8080, "protocol": "UDP"})");
+         for (Json& pod : *seen.pods)
+           pod["spec"]["containers"][0]["ports"].push_back(
+               {{"containerPort", 8080}, {"protocol", "UDP"}});
+         (*seen.shadow_service)[0]["spec"]["ports"].push_back(udp);
+         (*seen.endpoints)[0]["subsets"][0]["ports"].push_back(udp);
+         seen.shadow_policies = std::vector<Json>{
+             policy("shop-shadow", "tcp-only",
+                    R"({"podSelector": {}, "ingress": [{"ports": [{"port": 8080}]}]})")};
+       }},
+      {"FAIL",
+       "NetworkPolicy",
        {"NetworkPolicy out of namespace shop on 2 pods (checkout-a, checkout-b) does not admit "
         "streams to the intercept",
         "TCP port 7443"},
@@ -505,12 +521,13 @@ TEST(DoctorTrials, AreTheInterceptsPodAndASidecar) {
 
 class Policies : public testing::Test {
  protected:
-  Admission::Kind ingress(const std::vector<std::string>& specs, uint16_t port = 8080) const {
+  Admission::Kind ingress(const std::vector<std::string>& specs,
+                          net::Protocol protocol = net::Protocol::tcp) const {
     std::vector<Json> policies;
     for (const std::string& spec : specs) policies.push_back(policy("shop-shadow", "p", spec));
     return admission_of(policies, Direction::ingress,
                         pod("shop-shadow", "a", {{"app", "checkout"}}, "10.0.0.1"), from,
-                        {.number = port, .names = {"http"}})
+                        {.number = 8080, .protocol = protocol, .names = {"http"}})
         .kind;
   }
   OtherPod from{.labels = {{"component", "intercept"}},
@@ -553,8 +570,8 @@ TEST_F(Policies, GoByPodsAndNamespaces) {
 }
 
 TEST_F(Policies, GoByPorts) {
-  const auto ports = [&](const std::string& text) {
-    return ingress({R"({"podSelector": {}, "ingress": [{"ports": [)" + text + "]}]}"});
+  const auto ports = [&](const std::string& text, net::Protocol protocol = net::Protocol::tcp) {
+    return ingress({R"({"podSelector": {}, "ingress": [{"ports": [)" + text + "]}]}"}, protocol);
   };
   EXPECT_EQ(ports(R"({"port": 8080})"), admitted);
   EXPECT_EQ(ports(R"({"port": 80})"), refused);
@@ -563,6 +580,8 @@ TEST_F(Policies, GoByPorts) {
   EXPECT_EQ(ports(R"({"port": "http"})"), admitted);
   EXPECT_EQ(ports(R"({"port": "https"})"), refused);
   EXPECT_EQ(ports(R"({"protocol": "TCP"})"), admitted);
+  EXPECT_EQ(ports(R"({"port": 8080, "protocol": "UDP"})", net::Protocol::udp), admitted);
+  EXPECT_EQ(ports(R"({"port": 8080})", net::Protocol::udp), refused);
 }
 
 }  // namespace

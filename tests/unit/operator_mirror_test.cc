@@ -35,8 +35,8 @@ TEST(Mirror, NeedsLittle) {
   EXPECT_EQ(mirror.generation, 3);
   EXPECT_FALSE(mirror.deleted);
   EXPECT_FALSE(mirror.has_finalizer);
-  EXPECT_EQ(mirror.ports, std::vector<net::Port>{{8080}});
-  EXPECT_EQ(mirror.shadow_port_of({8080}), net::Port{8080});
+  EXPECT_EQ(mirror.ports, std::vector<net::ProductionPort>{{8080}});
+  EXPECT_EQ(mirror.shadow_port_of({8080}), net::ProductionPort{8080});
   EXPECT_EQ(mirror.attach, Attach::automatic);
   EXPECT_EQ(mirror.percent, 100);
   EXPECT_EQ(mirror.copies, 1U);
@@ -71,7 +71,7 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(mirror.attach, Attach::sidecar);
   EXPECT_EQ(mirror.shadow_namespace, "dark");
   EXPECT_EQ(std::get<Json>(mirror.shadow), Json::parse(R"({"matchLabels": {"a": "b"}})"));
-  EXPECT_EQ(mirror.shadow_port_of({9090}), net::Port{7000});
+  EXPECT_EQ(mirror.shadow_port_of({9090}), net::ProductionPort{7000});
   EXPECT_EQ(mirror.percent, 12.5);
   EXPECT_EQ(mirror.copies, 3U);
   EXPECT_EQ(mirror.max_rate, 50U);
@@ -97,6 +97,12 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
       {"/source/ports", Json::array(), "spec.source.ports is empty"},
       {"/source/ports", {8080, 9090}, ""},
       {"/source/ports", "8080", "does not keep to the schema"},
+      {"/source/ports", {53, "53/udp"}, ""},
+      {"/source/ports", {"53/sctp"}, "spec.source.ports has \"53/sctp\": a port is a number"},
+      {"/source/ports", {"65536/udp"}, "spec.source.ports has \"65536/udp\""},
+      {"/source/ports", {0}, "spec.source.ports has 0"},
+      {"/source/ports", {1.5}, "spec.source.ports has 1.5"},
+      {"/source/ports", Json::array({nullptr}), "spec.source.ports has null"},
       {"/source/selector",
        {{"matchExpressions", {{{"key", "a"}, {"operator", "In"}}}}},
        "spec.source.selector: the label a has operator In and no values"},
@@ -135,6 +141,20 @@ TEST(Mirror, OfSeveralPortsTakesNoPortOfTheShadow) {
   Json object = with("/source/ports", {8080, 9090});
   object["spec"]["shadow"]["service"]["port"] = 80;
   EXPECT_NE(parse_mirror(object).problem.find("leave the shadow's port out"), std::string::npos);
+}
+
+// One number is one port of the shadow, whichever protocols it has.
+TEST(Mirror, OfOnePortMayHaveBothProtocols) {
+  Json object = with("/source/ports", {"53/udp", 53});
+  object["spec"]["shadow"]["service"]["port"] = 5353;
+  const auto [mirror, problem] = parse_mirror(object);
+  EXPECT_EQ(problem, "");
+  const net::ProductionPort tcp{53, net::Protocol::tcp}, udp{53, net::Protocol::udp};
+  EXPECT_EQ(mirror.ports, (std::vector{tcp, udp}));
+  EXPECT_TRUE(mirror.has_tcp());
+  EXPECT_EQ(mirror.shadow_port_of(tcp), (net::ProductionPort{5353, net::Protocol::tcp}));
+  EXPECT_EQ(mirror.shadow_port_of(udp), (net::ProductionPort{5353, net::Protocol::udp}));
+  EXPECT_FALSE(parse_mirror(with("/source/ports", {"53/udp"})).mirror.has_tcp());
 }
 
 TEST(Mirror, ThatIsNoneIsToldButKnown) {

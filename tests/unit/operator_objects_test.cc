@@ -22,8 +22,8 @@ Mirror mirror_of_shop() {
   return mirror;
 }
 
-Target target(const char* endpoint) {
-  return {{8080}, *net::Endpoint::parse(endpoint)};
+Target target(const char* endpoint, net::ProductionPort production = {8080}) {
+  return {production, *net::Endpoint::parse(endpoint)};
 }
 
 InterceptInput input_of_shop() {
@@ -128,6 +128,15 @@ TEST(NetworkPolicy, LetsInSidecarsAndTheOperatorAndOutToTheShadowAlone) {
   EXPECT_EQ(policy["egress"], Json::parse(R"([
       {"ports": [{"protocol": "TCP", "port": 8000}, {"protocol": "TCP", "port": 8001}],
        "to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}, {"ipBlock": {"cidr": "10.0.0.6/32"}}]}])"));
+}
+
+TEST(NetworkPolicy, LetsOutByTheTargetsProtocols) {
+  InterceptInput input = input_of_shop();
+  input.targets = {target("10.0.0.5:53", {53}), target("10.0.0.5:53", {53, net::Protocol::udp})};
+  EXPECT_EQ(objects_by_kind(mirror_of_shop(), input).at("NetworkPolicy")["spec"]["egress"],
+            Json::parse(R"([
+      {"ports": [{"protocol": "TCP", "port": 53}, {"protocol": "UDP", "port": 53}],
+       "to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}]}])"));
 }
 
 // Some networks (Cilium) do not apply address blocks to pods.

@@ -92,6 +92,13 @@ TEST(SidecarContainer, RequestsAllOfItsLimitsInAPodOfClassGuaranteed) {
   EXPECT_EQ(resources.at("requests"), resources.at("limits"));
 }
 
+TEST(SidecarContainer, NamesPortsOfUdpAsTheProgramDoes) {
+  SidecarSettings some = settings();
+  some.ports = {{53}, {53, net::Protocol::udp}};
+  const Json its = ephemeral_container(some)["args"];
+  EXPECT_EQ(Json(its.begin(), its.begin() + 4), Json({"--port", "53", "--port", "53/udp"}));
+}
+
 TEST(SidecarContainer, LeavesOutWhatIsNotGiven) {
   SidecarSettings some = settings();
   some.image_pull_policy = "";
