@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "operator/filter.h"
 #include "operator/names.h"
 #include "operator/selector.h"
 #include "program/flags.h"
@@ -59,6 +60,10 @@ std::string read_pace(const Json& spec, Mirror& mirror) {
   read(spec, "/replicate/maxLag", mirror.max_lag);
   if (!mirror.max_lag.empty() && !program::parse_duration(mirror.max_lag))
     return "spec.replicate.maxLag is " + mirror.max_lag + ": up to ten years, such as 500ms or 2s";
+  read(spec, "/replicate/filter", mirror.filter);
+  if (!mirror.filter.empty())
+    if (const auto problem = problem_of_filter(mirror.filter))
+      return "spec.replicate.filter " + *problem;
   read(spec, "/replicate/copies", mirror.copies);
   uint32_t max_rate = 0;
   read(spec, "/replicate/maxRate", max_rate);

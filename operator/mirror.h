@@ -48,6 +48,7 @@ struct Mirror {
   uint32_t copies = 1;
   std::optional<uint32_t> max_rate{};  // requests a second
   program::Turns turns = program::Turns::wait;
+  std::string filter{};   // none: all
   std::string max_lag{};  // none: any
   program::OverLag over_lag = program::OverLag::shed;
   std::string memory = "64Mi";

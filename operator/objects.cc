@@ -184,6 +184,8 @@ std::string configuration_of(const Mirror& mirror, const std::vector<Target>& ta
   for (const Target& target : targets)
     text += "  - \"" + target.production.to_string() + "=" + target.endpoint.to_string() + "\"\n";
   text += "percent: " + bare_number(mirror.percent) + "\n";
+  // What is a text in JSON is one in YAML.
+  if (!mirror.filter.empty()) text += "filter: " + Json(mirror.filter).dump() + "\n";
   if (mirror.copies != 1) text += "copies: " + std::to_string(mirror.copies) + "\n";
   if (mirror.max_rate) text += "max-rate: " + std::to_string(*mirror.max_rate) + "\n";
   text += std::string("turns: ") + name_of(mirror.turns, program::turns_names) + "\n";

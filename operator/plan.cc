@@ -447,7 +447,7 @@ class Planner {
 
   static std::string told_to_stop(std::string configuration) {
     const std::string go = "stop-sidecars: false";
-    const size_t at = configuration.find(go);
+    const size_t at = configuration.rfind(go);
     if (at != std::string::npos) configuration.replace(at, go.size(), "stop-sidecars: true");
     return configuration;
   }

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "operator/filter.h"
 #include "operator/mirror.h"
 #include "operator/names.h"
 #include "operator/selector.h"
@@ -42,6 +43,7 @@ TEST(Mirror, NeedsLittle) {
   EXPECT_EQ(mirror.copies, 1U);
   EXPECT_FALSE(mirror.max_rate);
   EXPECT_EQ(mirror.turns, program::Turns::wait);
+  EXPECT_EQ(mirror.filter, "");
   EXPECT_EQ(mirror.max_lag, "");
   EXPECT_EQ(mirror.over_lag, program::OverLag::shed);
   EXPECT_EQ(mirror.memory_bytes, 64u << 20);
@@ -58,7 +60,7 @@ TEST(Mirror, IsReadWhole) {
   object["spec"] = Json::parse(R"({
       "source": {"selector": {}, "ports": [9090], "interface": "any", "attach": "Sidecar"},
       "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000},
-      "replicate": {"percent": 12.5, "copies": 3, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
+      "replicate": {"percent": 12.5, "filter": "src net 10.1.0.0/16", "copies": 3, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
                     "overLag": "CatchUp"},
       "limits": {"memory": "1Gi", "maxSessions": 7},
       "intercept": {"replicas": 3, "nodeSelector": {"disk": "fast"}},
@@ -73,6 +75,7 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(std::get<Json>(mirror.shadow), Json::parse(R"({"matchLabels": {"a": "b"}})"));
   EXPECT_EQ(mirror.shadow_port_of({9090}), net::ProductionPort{7000});
   EXPECT_EQ(mirror.percent, 12.5);
+  EXPECT_EQ(mirror.filter, "src net 10.1.0.0/16");
   EXPECT_EQ(mirror.copies, 3U);
   EXPECT_EQ(mirror.max_rate, 50U);
   EXPECT_EQ(mirror.turns, program::Turns::off);
@@ -117,6 +120,11 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
       {"/replicate/maxLag", "soon", "spec.replicate.maxLag is soon: up to ten years"},
       {"/replicate/maxLag", "87601h", "up to ten years"},
       {"/replicate/maxLag", "87600h", ""},
+      {"/replicate/filter", "src net 10.1.0.0/16", ""},
+      {"/replicate/filter", "src net",
+       "spec.replicate.filter is no pcap filter: can't parse filter expression"},
+      {"/replicate/filter", "host web",
+       "spec.replicate.filter has \"web\": there may be addresses"},
       {"/limits/memory", "9Gigs", "spec.limits.memory is 9Gigs: between 1Mi and 64Gi"},
       {"/limits/memory", "1023Ki", "between 1Mi and 64Gi"},
       {"/limits/memory", "65Gi", "between 1Mi and 64Gi"},
@@ -141,6 +149,40 @@ TEST(Mirror, OfSeveralPortsTakesNoPortOfTheShadow) {
   Json object = with("/source/ports", {8080, 9090});
   object["spec"]["shadow"]["service"]["port"] = 80;
   EXPECT_NE(parse_mirror(object).problem.find("leave the shadow's port out"), std::string::npos);
+}
+
+// As libpcap reads it, and nothing that it would look up.
+TEST(Filter, MayHaveAddressesNumbersAndTheirWords) {
+  for (const char* good :
+       {"src net 10.1.0.0/16 and not src host 10.1.0.7", "src net 10.1 or src net 10.2",
+        "net 10.1.0.0 mask 255.255.0.0", "(ip6 and src net fd00:1::/64) || host ::1",
+        "host ::ffff:10.0.0.1", "tcp dst port 80\nor udp dst port 53", "portrange 8000-9000",
+        "ip proto 6", "!udp && src host 10.1.2.3"})
+    EXPECT_EQ(problem_of_filter(good), std::nullopt) << good;
+  struct Wrong {
+    const char* filter;
+    const char* words;
+  };
+  for (const Wrong& wrong : std::initializer_list<Wrong>{
+           {"host shop.example.org", "has \"shop.example.org\": there may be addresses, numbers"},
+           {"host 1.2.3.4.5", "has \"1.2.3.4.5\""},
+           {"host 8000-9000", "has \"8000-9000\""},
+           {"host fd00::1::2", "has \"fd00::1::2\""},
+           {"host 1e100.net", "has \"1e100.net\""},
+           {"port http", "has \"http\""},
+           {"ip proto \\tcp", "has \"\\tcp\""},
+           {"src AND dst", "has \"AND\""},
+           {"src port", "is no pcap filter: can't parse filter expression"},
+           {"host 10.0.0.1 and (port 80", "is no pcap filter: can't parse filter expression"},
+           {"port 70000", "is no pcap filter"},
+           {"tcp and \xc3\xa4", "is no pcap filter"}}) {
+    const auto problem = problem_of_filter(wrong.filter);
+    ASSERT_TRUE(problem) << wrong.filter;
+    EXPECT_NE(problem->find(wrong.words), std::string::npos) << wrong.filter << ": " << *problem;
+    EXPECT_EQ(problem->find('\n'), std::string::npos);
+  }
+  EXPECT_EQ(problem_of_filter("port 80" + std::string(5000, ' ')),
+            "is longer than 4096 characters");
 }
 
 // One number is one port of the shadow, whichever protocols it has.

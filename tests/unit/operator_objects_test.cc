@@ -191,6 +191,7 @@ TEST(Deployment, IsTheSameWithOtherLimitsAndTargets) {
   mirror.max_sessions = 1;
   mirror.copies = 3;
   mirror.max_rate = 50;
+  mirror.filter = "host 10.0.0.1 and\n(port 80)";
   mirror.turns = program::Turns::off;
   mirror.max_lag = "500ms";
   mirror.over_lag = program::OverLag::catch_up;
@@ -198,7 +199,8 @@ TEST(Deployment, IsTheSameWithOtherLimitsAndTargets) {
   input.targets.clear();
   EXPECT_EQ(objects_by_kind(mirror, input).at("Deployment"), before);
   EXPECT_EQ(objects_by_kind(mirror, input).at("ConfigMap")["data"]["intercept.yaml"],
-            "target: []\npercent: 0.1\ncopies: 3\nmax-rate: 50\nturns: off\nmax-lag: 500ms\n"
+            "target: []\npercent: 0.1\nfilter: \"host 10.0.0.1 and\\n(port 80)\"\ncopies: "
+            "3\nmax-rate: 50\nturns: off\nmax-lag: 500ms\n"
             "over-lag: catch-up\nmax-sessions: 1\nmemory-limit: 1Gi\nstop-sidecars: true\n");
   EXPECT_NE(objects_by_kind(mirror, input).at("ConfigMap"), configuration);
 }

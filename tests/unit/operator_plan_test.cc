@@ -209,6 +209,9 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
   cluster.edit("/replicate/turns", "Eager");
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
+  cluster.edit("/replicate/filter", "src net 10.1.0.0/16");
+  cluster.settle();
+  EXPECT_EQ(cluster.take_writes(), only_the_configuration);
   cluster.edit("/limits/maxSessions", 7);
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
@@ -216,8 +219,8 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
   EXPECT_EQ(cluster.configuration(),
-            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 12.5\nturns: eager\nmax-sessions: 7\n"
-            "memory-limit: 32Mi\nstop-sidecars: false\n");
+            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 12.5\nfilter: \"src net 10.1.0.0/16\"\n"
+            "turns: eager\nmax-sessions: 7\nmemory-limit: 32Mi\nstop-sidecars: false\n");
 
   cluster.add_service("shop-shadow", "10.0.0.6");
   cluster.settle();
@@ -226,7 +229,7 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
 
   EXPECT_EQ(cluster.sidecars("checkout-a"), Texts{"NAME running"});
   EXPECT_TRUE(cluster.is_ready());
-  EXPECT_EQ(cluster.status()["observedGeneration"], 5);
+  EXPECT_EQ(cluster.status()["observedGeneration"], 6);
   expect_rest(cluster);
 }
 
