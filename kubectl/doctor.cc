@@ -152,6 +152,7 @@ class Doctor {
       const Plan plan = plan_as_if_all_agreed();
       check_pods(plan);
       if (injected_) check_injection();
+      if (!mirror_.logins_secret.empty()) check_logins();
       check_sidecar_admission();
       check_shadow(plan);
       check_intercept_admission();
@@ -391,6 +392,21 @@ class Doctor {
             "--webhook?";
       }
     fail(check, problem);
+  }
+
+  // Of the Secret no more than that it is there.
+  void check_logins() {
+    const char* const check = "logins";
+    if (!has(seen_.logins_secret, check)) return;
+    const std::string secret = "Secret " + mirror_.key.namespace_ + "/" + mirror_.logins_secret;
+    if (seen_.logins_secret->empty())
+      return fail(check, "there is no " + secret + ": kubectl create secret generic " +
+                             mirror_.logins_secret + " -n " + mirror_.key.namespace_ +
+                             " --from-file=" + names::credentials);
+    if (!seen_.logins_secret->front().value("data", Json::object()).contains(names::credentials))
+      return fail(check, secret + " has no key " + names::credentials +
+                             ", with the passwords of the shadow's users");
+    ok(check, secret + " has " + names::credentials);
   }
 
   // What the server said to a pod with these capabilities, or what the namespace's label says.

@@ -27,6 +27,12 @@ struct ShadowService {
   std::string name;
 };
 
+// A port whose logins to the shadow the sidecars hold themselves.
+struct Login {
+  net::Port port;
+  std::string protocol;  // as the sidecar's --protocol has it
+};
+
 struct Mirror {
   kube::Key key;
   std::string uid;
@@ -44,6 +50,9 @@ struct Mirror {
   std::variant<ShadowService, kube::Json> shadow;  // JSON: a LabelSelector
   std::optional<net::Port> shadow_port;            // none: the production port's number
 
+  std::vector<Login> logins{};
+  std::string logins_secret{};  // in the mirror's namespace, with names::credentials; may be empty
+
   double percent = 100;
   uint32_t copies = 1;
   std::optional<uint32_t> max_rate{};  // requests a second
@@ -54,6 +63,9 @@ struct Mirror {
   std::string memory = "64Mi";
   uint64_t memory_bytes = 64 << 20;
   uint64_t max_sessions = 20000;
+  // As they are written; empty: the sidecar's own.
+  std::string idle_timeout{};
+  std::string response_timeout{};
 
   int replicas = 1;
   kube::Json resources;

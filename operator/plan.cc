@@ -840,6 +840,10 @@ SidecarSettings sidecar_settings(const Mirror& mirror, const Settings& settings)
   sidecar.tls_peer = intercept_identity(mirror.key);
   sidecar.secret = sidecar_secret_for(mirror.key);
   sidecar.memory_limit = mirror.memory_bytes;
+  sidecar.logins = mirror.logins;
+  sidecar.logins_secret = mirror.logins_secret;
+  sidecar.idle_timeout = mirror.idle_timeout;
+  sidecar.response_timeout = mirror.response_timeout;
   return sidecar;
 }
 

@@ -155,6 +155,11 @@ std::string revision_of(const Json& container) {
       if (!skip && !limit) text += argument.dump() + "\n";
       skip = limit;
     }
+  if (container.contains("env"))
+    for (const Json& variable : container["env"])
+      if (const auto secret = kube::text_at(variable, "/valueFrom/secretKeyRef/name");
+          !secret.empty())
+        text += secret + "\n";
   return hash_of(text);
 }
 

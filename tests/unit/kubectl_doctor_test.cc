@@ -96,6 +96,12 @@ void inject(Examination& seen) {
                         "clientConfig": {"caBundle": "YQ=="}}]})")};
 }
 
+// The sidecars log in, with passwords of a Secret.
+void log_in(Examination& seen) {
+  seen.mirror["spec"]["shadow"]["logins"] =
+      Json::parse(R"({"ports": [{"port": 8080, "protocol": "MySQL"}], "secretName": "logins"})");
+}
+
 std::string doctor(const std::function<void(Examination&)>& change) {
   Examination seen = healthy();
   change(seen);
@@ -301,6 +307,18 @@ const std::vector<Case>& cases() {
              "baseline";
        }},
 
+      {"FAIL",
+       "logins",
+       {"there is no Secret shop/logins: kubectl create secret generic logins -n shop "
+        "--from-file=credentials.yaml"},
+       [](Examination& seen) { log_in(seen); }},
+      {"FAIL",
+       "logins",
+       {"Secret shop/logins has no key credentials.yaml"},
+       [](Examination& seen) {
+         log_in(seen);
+         seen.logins_secret = std::vector<Json>{{{"data", {{"credentials", "eA=="}}}}};
+       }},
       {"FAIL",
        "shadow",
        {"there is no Service shop-shadow/checkout-v2: create it"},
@@ -537,6 +555,15 @@ class Policies : public testing::Test {
   const Admission::Kind refused = Admission::Kind::refused;
   const Admission::Kind by_address = Admission::Kind::by_address;
 };
+
+TEST(Doctor, TellsOfASecretThatItIsThereAndNothingOfIt) {
+  const std::string told = doctor([](Examination& seen) {
+    log_in(seen);
+    seen.logins_secret = std::vector<Json>{{{"data", {{"credentials.yaml", "c2VjcmV0"}}}}};
+  });
+  EXPECT_NE(told.find("Secret shop/logins has credentials.yaml\n"), std::string::npos) << told;
+  EXPECT_EQ(told.find("c2VjcmV0"), std::string::npos);
+}
 
 TEST_F(Policies, AdmitAllWhereNoneSelectsThePod) {
   EXPECT_EQ(ingress({}), admitted);

@@ -45,6 +45,10 @@ TEST(Mirror, NeedsLittle) {
   EXPECT_EQ(mirror.turns, program::Turns::wait);
   EXPECT_EQ(mirror.filter, "");
   EXPECT_EQ(mirror.max_lag, "");
+  EXPECT_TRUE(mirror.logins.empty());
+  EXPECT_EQ(mirror.logins_secret, "");
+  EXPECT_EQ(mirror.idle_timeout, "");
+  EXPECT_EQ(mirror.response_timeout, "");
   EXPECT_EQ(mirror.over_lag, program::OverLag::shed);
   EXPECT_EQ(mirror.memory_bytes, 64u << 20);
   EXPECT_EQ(mirror.max_sessions, 20'000u);
@@ -59,10 +63,12 @@ TEST(Mirror, IsReadWhole) {
   object["metadata"]["finalizers"] = {"another.example/finalizer", names::finalizer};
   object["spec"] = Json::parse(R"({
       "source": {"selector": {}, "ports": [9090], "interface": "any", "attach": "Sidecar"},
-      "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000},
+      "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000,
+                 "logins": {"ports": [{"port": 9090, "protocol": "PostgreSQL"}],
+                            "secretName": "logins"}},
       "replicate": {"percent": 12.5, "filter": "src net 10.1.0.0/16", "copies": 3, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
                     "overLag": "CatchUp"},
-      "limits": {"memory": "1Gi", "maxSessions": 7},
+      "limits": {"memory": "1Gi", "maxSessions": 7, "idleTimeout": "2h", "responseTimeout": "5s"},
       "intercept": {"replicas": 3, "nodeSelector": {"disk": "fast"}},
       "paused": true, "duration": "1h30m"})");
   const auto [mirror, problem] = parse_mirror(object);
@@ -76,6 +82,12 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(mirror.shadow_port_of({9090}), net::ProductionPort{7000});
   EXPECT_EQ(mirror.percent, 12.5);
   EXPECT_EQ(mirror.filter, "src net 10.1.0.0/16");
+  ASSERT_EQ(mirror.logins.size(), 1U);
+  EXPECT_EQ(mirror.logins[0].port, net::Port{9090});
+  EXPECT_EQ(mirror.logins[0].protocol, "postgresql");
+  EXPECT_EQ(mirror.logins_secret, "logins");
+  EXPECT_EQ(mirror.idle_timeout, "2h");
+  EXPECT_EQ(mirror.response_timeout, "5s");
   EXPECT_EQ(mirror.copies, 3U);
   EXPECT_EQ(mirror.max_rate, 50U);
   EXPECT_EQ(mirror.turns, program::Turns::off);
@@ -87,6 +99,10 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(mirror.node_selector, (Json{{"disk", "fast"}}));
   EXPECT_TRUE(mirror.paused);
   EXPECT_EQ(mirror.duration, std::chrono::minutes(90));
+}
+
+Json login(int port, const char* protocol) {
+  return {{"ports", Json::array({{{"port", port}, {"protocol", protocol}}})}};
 }
 
 TEST(Mirror, SaysWhichFieldIsWrong) {
@@ -125,6 +141,12 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
        "spec.replicate.filter is no pcap filter: can't parse filter expression"},
       {"/replicate/filter", "host web",
        "spec.replicate.filter has \"web\": there may be addresses"},
+      {"/limits/idleTimeout", "never", "spec.limits.idleTimeout is never: up to ten years"},
+      {"/limits/responseTimeout", "0s", "spec.limits.responseTimeout is 0s"},
+      {"/shadow/logins", login(8080, "MySQL"), ""},
+      {"/shadow/logins", login(8080, "FTP"), "8080 with a protocol that is none of PostgreSQL and"},
+      {"/shadow/logins", login(5432, "MySQL"),
+       "spec.shadow.logins.ports has 5432, and spec.source.ports has not, as one of TCP"},
       {"/limits/memory", "9Gigs", "spec.limits.memory is 9Gigs: between 1Mi and 64Gi"},
       {"/limits/memory", "1023Ki", "between 1Mi and 64Gi"},
       {"/limits/memory", "65Gi", "between 1Mi and 64Gi"},
