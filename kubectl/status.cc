@@ -90,8 +90,11 @@ std::string source_of(const Mirror& mirror) {
     ports += (ports.empty() ? "" : ", ") + port.to_string();
   std::string percent = Json(mirror.percent).dump();
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
+  std::string filter = mirror.filter;  // may be of several lines
+  std::replace(filter.begin(), filter.end(), '\n', ' ');
   return (mirror.percent == 100 ? "all" : percent + "% of the") + " connections to port " + ports +
-         " of pods " + selector_text(mirror.selector);
+         " of pods " + selector_text(mirror.selector) +
+         (filter.empty() ? "" : ", as far as they are " + filter);
 }
 
 // Why no sidecar runs in it, or nothing.
