@@ -53,10 +53,10 @@ std::optional<std::string> unknown_field(const Json& wanted, const Json& actual,
   return std::nullopt;
 }
 
-std::string ports_text(const std::vector<net::Port>& ports) {
+std::string ports_text(const std::vector<net::ProductionPort>& ports) {
   std::string text;
-  for (const net::Port port : ports)
-    text += (text.empty() ? "port " : ", ") + std::to_string(port.number);
+  for (const net::ProductionPort port : ports)
+    text += (text.empty() ? "port " : ", ") + port.to_string();
   return text;
 }
 
@@ -152,6 +152,7 @@ class Doctor {
       const Plan plan = plan_as_if_all_agreed();
       check_pods(plan);
       if (injected_) check_injection();
+      if (!mirror_.logins_secret.empty()) check_logins();
       check_sidecar_admission();
       check_shadow(plan);
       check_intercept_admission();
@@ -393,6 +394,21 @@ class Doctor {
     fail(check, problem);
   }
 
+  // Of the Secret no more than that it is there.
+  void check_logins() {
+    const char* const check = "logins";
+    if (!has(seen_.logins_secret, check)) return;
+    const std::string secret = "Secret " + mirror_.key.namespace_ + "/" + mirror_.logins_secret;
+    if (seen_.logins_secret->empty())
+      return fail(check, "there is no " + secret + ": kubectl create secret generic " +
+                             mirror_.logins_secret + " -n " + mirror_.key.namespace_ +
+                             " --from-file=" + names::credentials);
+    if (!seen_.logins_secret->front().value("data", Json::object()).contains(names::credentials))
+      return fail(check, secret + " has no key " + names::credentials +
+                             ", with the passwords of the shadow's users");
+    ok(check, secret + " has " + names::credentials);
+  }
+
   // What the server said to a pod with these capabilities, or what the namespace's label says.
   void check_admission(const std::string& what, bool asked, const std::optional<Error>& refused,
                        const Objects& namespace_, const std::string& name,
@@ -457,11 +473,12 @@ class Doctor {
 
   // ---- the way between them
 
-  static std::vector<std::string> names_of_port(const Json& pod, uint16_t number) {
+  static std::vector<std::string> names_of_port(const Json& pod, net::ProductionPort wanted) {
     std::vector<std::string> found;
     for (const Json& container : pod["spec"].value("containers", Json::array()))
       for (const Json& port : container.value("ports", Json::array()))
-        if (port.value("containerPort", 0) == number && port.contains("name"))
+        if (port.value("containerPort", 0) == wanted.number &&
+            controller::is_of_protocol(port, wanted.protocol) && port.contains("name"))
           found.push_back(port["name"]);
     return found;
   }
@@ -519,22 +536,27 @@ class Doctor {
                     admission_of(*seen_.production_policies, Direction::egress, pod, other,
                                  {.number = controller::stream_port, .names = {"stream"}}),
                     pod);
-    std::set<uint16_t> ports;
-    for (const controller::Target& target : plan.targets) ports.insert(target.endpoint.port.number);
+    std::set<net::ProductionPort> ports;
+    for (const controller::Target& target : plan.targets)
+      ports.insert({target.endpoint.port.number, target.production.protocol});
     if (in)
       for (const Json& pod : shadow_pods(seen_, mirror_))
-        for (const uint16_t port : ports)
+        for (const net::ProductionPort port : ports)
           add_blocked(blocked_in,
                       admission_of(*seen_.shadow_policies, Direction::ingress, pod, other,
-                                   {.number = port, .names = names_of_port(pod, port)}),
+                                   {.number = port.number,
+                                    .protocol = port.protocol,
+                                    .names = names_of_port(pod, port)}),
                       pod);
     tell(blocked_out, mirror_.key.namespace_, "streams to the intercept",
          "allow egress to pods with " + its_labels + ", TCP port " +
              std::to_string(controller::stream_port));
     std::string to;
-    for (const uint16_t port : ports) to += (to.empty() ? "" : ", ") + std::to_string(port);
+    for (const net::ProductionPort port : ports)
+      to += (to.empty() ? "" : ", ") + std::string(controller::protocol_name(port.protocol)) +
+            " port " + std::to_string(port.number);
     tell(blocked_in, mirror_.shadow_namespace, "the intercept",
-         "allow ingress from pods with " + its_labels + ", TCP port " + to);
+         "allow ingress from pods with " + its_labels + ", " + to);
     if (out && in && blocked_out.empty() && blocked_in.empty())
       ok(check, "none is in the way to the intercept, nor in that to the shadow");
   }
@@ -554,8 +576,10 @@ class Doctor {
                  verified->value("message", ""));
     if (on_node.empty())
       ok("reply path",
-         "replies go to the intercept's own address; before it takes a stream, it proves by a "
-         "handshake of its own that they come back");
+         std::string("replies go to the intercept's own address; ") +
+             (mirror_.has_tcp() ? "before it takes a stream, it proves by a handshake of its own "
+                                  "that they come back"
+                                : "that those to datagrams come back can't be proven beforehand"));
   }
 
   // What the operator says of it by now.

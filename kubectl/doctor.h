@@ -47,6 +47,7 @@ struct Examination {
   Objects mirrors = none();
   Objects pods = none();
   Objects production_policies = none();
+  Objects logins_secret = none();  // where the mirror names one
   // And the shadow's.
   Objects shadow_namespace = none();
   Objects shadow_service = none();

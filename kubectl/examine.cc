@@ -86,6 +86,8 @@ Examination examine(Client& client, const kube::Discovery& discovery, const Json
   seen.mirrors = seen.defined ? list(client, resources::mirrors, production) : none();
   seen.pods = list(client, resources::pods, production);
   seen.production_policies = list(client, resources::network_policies, production);
+  if (!parsed.logins_secret.empty())
+    seen.logins_secret = one(client, resources::secrets, {production, parsed.logins_secret});
   if (!shadow.empty()) {  // or else it would be all namespaces
     seen.shadow_namespace = one(client, resources::namespaces, {"", shadow});
     seen.shadow_pods = list(client, resources::pods, shadow);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "operator/pods.h"
 #include "operator/selector.h"
 
 namespace trafficmirror::kubectl {
@@ -25,7 +26,7 @@ bool is_about(const Json& spec, Direction direction) {
 bool has_port(const Json& rule, const ConnectedPort& port) {
   if (!rule.contains("ports") || rule["ports"].empty()) return true;
   return std::any_of(rule["ports"].begin(), rule["ports"].end(), [&](const Json& entry) {
-    if (entry.value("protocol", "TCP") != "TCP") return false;
+    if (!controller::is_of_protocol(entry, port.protocol)) return false;
     if (!entry.contains("port")) return true;
     const Json& wanted = entry["port"];
     if (wanted.is_string())

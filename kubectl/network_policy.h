@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "net/address.h"
 #include "operator/kube/object.h"
 
 namespace trafficmirror::kubectl {
@@ -19,9 +20,10 @@ struct OtherPod {
   kube::Json namespace_labels;
 };
 
-// The TCP port that is connected to, on whichever side that is.
+// The port that is connected to, on whichever side that is.
 struct ConnectedPort {
   uint16_t number = 0;
+  net::Protocol protocol = net::Protocol::tcp;
   std::vector<std::string> names{};  // that the pod's containers give it
 };
 

@@ -86,12 +86,15 @@ std::string target_of(const Mirror& mirror) {
 
 std::string source_of(const Mirror& mirror) {
   std::string ports;
-  for (const net::Port port : mirror.ports)
-    ports += (ports.empty() ? "" : ", ") + std::to_string(port.number);
+  for (const net::ProductionPort port : mirror.ports)
+    ports += (ports.empty() ? "" : ", ") + port.to_string();
   std::string percent = Json(mirror.percent).dump();
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
+  std::string filter = mirror.filter;  // may be of several lines
+  std::replace(filter.begin(), filter.end(), '\n', ' ');
   return (mirror.percent == 100 ? "all" : percent + "% of the") + " connections to port " + ports +
-         " of pods " + selector_text(mirror.selector);
+         " of pods " + selector_text(mirror.selector) +
+         (filter.empty() ? "" : ", as far as they are " + filter);
 }
 
 // Why no sidecar runs in it, or nothing.

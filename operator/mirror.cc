@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
+#include "operator/filter.h"
 #include "operator/names.h"
 #include "operator/selector.h"
 #include "program/flags.h"
@@ -48,6 +50,35 @@ bool read_choice(const Json& object, const char* pointer,
   return true;
 }
 
+std::string read_duration(const Json& spec, const char* pointer, const std::string& field,
+                          std::string& text) {
+  read(spec, pointer, text);
+  if (text.empty() || program::parse_duration(text)) return "";
+  return "spec." + field + " is " + text + ": up to ten years, such as 500ms or 2s";
+}
+
+std::string read_logins(const Json& spec, Mirror& mirror) {
+  constexpr std::array protocols = {std::pair("PostgreSQL", "postgresql"),
+                                    std::pair("MySQL", "mysql")};
+  std::vector<Json> ports;
+  read(spec, "/shadow/logins/ports", ports);
+  read(spec, "/shadow/logins/secretName", mirror.logins_secret);
+  for (const Json& entry : ports) {
+    const net::Port port{entry.at("port").get<uint16_t>()};
+    const std::string text = "spec.shadow.logins.ports has " + std::to_string(port.number);
+    if (std::find(mirror.ports.begin(), mirror.ports.end(), net::ProductionPort{port.number}) ==
+        mirror.ports.end())
+      return text + ", and spec.source.ports has not, as one of TCP: add it there";
+    const auto* const found =
+        std::find_if(protocols.begin(), protocols.end(),
+                     [&](const auto& each) { return each.first == entry.at("protocol"); });
+    if (found == protocols.end())
+      return text + " with a protocol that is none of PostgreSQL and MySQL";
+    mirror.logins.push_back({port, found->second});
+  }
+  return "";
+}
+
 std::string read_pace(const Json& spec, Mirror& mirror) {
   // In the order of the values; Off would be a boolean in YAML 1.1.
   constexpr std::array turns = {"Wait", "Eager", "Immediate"};
@@ -56,9 +87,13 @@ std::string read_pace(const Json& spec, Mirror& mirror) {
     return "spec.replicate.turns is none of Wait, Eager and Immediate";
   if (!read_choice(spec, "/replicate/overLag", over_lag, mirror.over_lag))
     return "spec.replicate.overLag is none of Shed and CatchUp";
-  read(spec, "/replicate/maxLag", mirror.max_lag);
-  if (!mirror.max_lag.empty() && !program::parse_duration(mirror.max_lag))
-    return "spec.replicate.maxLag is " + mirror.max_lag + ": up to ten years, such as 500ms or 2s";
+  if (auto problem = read_duration(spec, "/replicate/maxLag", "replicate.maxLag", mirror.max_lag);
+      !problem.empty())
+    return problem;
+  read(spec, "/replicate/filter", mirror.filter);
+  if (!mirror.filter.empty())
+    if (const auto problem = problem_of_filter(mirror.filter))
+      return "spec.replicate.filter " + *problem;
   read(spec, "/replicate/copies", mirror.copies);
   uint32_t max_rate = 0;
   read(spec, "/replicate/maxRate", max_rate);
@@ -66,16 +101,27 @@ std::string read_pace(const Json& spec, Mirror& mirror) {
   return "";
 }
 
+std::string read_ports(const Json& spec, Mirror& mirror) {
+  std::vector<Json> ports;
+  read(spec, "/source/ports", ports);
+  for (const Json& port : ports) {
+    const auto parsed =
+        net::ProductionPort::parse(port.is_string() ? port.get<std::string>() : port.dump());
+    if (!parsed)
+      return "spec.source.ports has " + port.dump() +
+             ": a port is a number from 1 to 65535, or of UDP such as 53/udp";
+    mirror.ports.push_back(*parsed);
+  }
+  std::sort(mirror.ports.begin(), mirror.ports.end());
+  return mirror.ports.empty() ? "spec.source.ports is empty: give the port that is copied" : "";
+}
+
 std::string read_spec(const Json& spec, Mirror& mirror) {
   if (!spec.contains("/source/selector"_json_pointer)) return "spec.source.selector is missing";
   mirror.selector = spec["source"]["selector"];
   if (const auto problem = problem_of_selector(mirror.selector))
     return "spec.source.selector: " + *problem;
-  std::vector<uint16_t> ports;
-  read(spec, "/source/ports", ports);
-  for (const uint16_t port : ports) mirror.ports.push_back({port});
-  std::sort(mirror.ports.begin(), mirror.ports.end());
-  if (mirror.ports.empty()) return "spec.source.ports is empty: give the port that is copied";
+  if (auto problem = read_ports(spec, mirror); !problem.empty()) return problem;
   read(spec, "/source/interface", mirror.interface);
   std::string attach = "Auto";
   read(spec, "/source/attach", attach);
@@ -103,10 +149,11 @@ std::string read_spec(const Json& spec, Mirror& mirror) {
     return "spec.shadow names neither a service nor a selector";
   }
   if (shadow_port) mirror.shadow_port = net::Port{*shadow_port};
-  if (mirror.shadow_port && mirror.ports.size() > 1)
+  if (mirror.shadow_port && mirror.ports.front().number != mirror.ports.back().number)
     return "spec.source.ports has several ports and spec.shadow one: leave the shadow's port out, "
            "and each goes to the same port there, or make a TrafficMirror for each port";
 
+  if (auto problem = read_logins(spec, mirror); !problem.empty()) return problem;
   read(spec, "/replicate/percent", mirror.percent);
   if (auto problem = read_pace(spec, mirror); !problem.empty()) return problem;
   read(spec, "/limits/memory", mirror.memory);
@@ -115,6 +162,14 @@ std::string read_spec(const Json& spec, Mirror& mirror) {
   if (!memory || *memory < least_sidecar_memory || *memory > most_sidecar_memory)
     return "spec.limits.memory is " + mirror.memory + ": between 1Mi and 64Gi is possible";
   mirror.memory_bytes = *memory;
+  if (auto problem =
+          read_duration(spec, "/limits/idleTimeout", "limits.idleTimeout", mirror.idle_timeout);
+      !problem.empty())
+    return problem;
+  if (auto problem = read_duration(spec, "/limits/responseTimeout", "limits.responseTimeout",
+                                   mirror.response_timeout);
+      !problem.empty())
+    return problem;
 
   read(spec, "/intercept/replicas", mirror.replicas);
   read(spec, "/intercept/resources", mirror.resources);

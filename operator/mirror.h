@@ -6,6 +6,7 @@
 // This header: a TrafficMirror as the operator understands it.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -26,6 +27,12 @@ struct ShadowService {
   std::string name;
 };
 
+// A port whose logins to the shadow the sidecars hold themselves.
+struct Login {
+  net::Port port;
+  std::string protocol;  // as the sidecar's --protocol has it
+};
+
 struct Mirror {
   kube::Key key;
   std::string uid;
@@ -35,7 +42,7 @@ struct Mirror {
   bool has_finalizer = false;
 
   kube::Json selector;  // a LabelSelector
-  std::vector<net::Port> ports;
+  std::vector<net::ProductionPort> ports;
   std::string interface {};
   Attach attach = Attach::automatic;
 
@@ -43,15 +50,22 @@ struct Mirror {
   std::variant<ShadowService, kube::Json> shadow;  // JSON: a LabelSelector
   std::optional<net::Port> shadow_port;            // none: the production port's number
 
+  std::vector<Login> logins{};
+  std::string logins_secret{};  // in the mirror's namespace, with names::credentials; may be empty
+
   double percent = 100;
   uint32_t copies = 1;
   std::optional<uint32_t> max_rate{};  // requests a second
   program::Turns turns = program::Turns::wait;
+  std::string filter{};   // none: all
   std::string max_lag{};  // none: any
   program::OverLag over_lag = program::OverLag::shed;
   std::string memory = "64Mi";
   uint64_t memory_bytes = 64 << 20;
   uint64_t max_sessions = 20000;
+  // As they are written; empty: the sidecar's own.
+  std::string idle_timeout{};
+  std::string response_timeout{};
 
   int replicas = 1;
   kube::Json resources;
@@ -62,7 +76,15 @@ struct Mirror {
   std::string duration_text;
   std::optional<std::chrono::seconds> duration;
 
-  net::Port shadow_port_of(net::Port production) const { return shadow_port.value_or(production); }
+  bool has_tcp() const {
+    return std::any_of(ports.begin(), ports.end(), [](net::ProductionPort port) {
+      return port.protocol == net::Protocol::tcp;
+    });
+  }
+  // Of the same protocol.
+  net::ProductionPort shadow_port_of(net::ProductionPort production) const {
+    return {shadow_port.value_or(net::Port{production.number}).number, production.protocol};
+  }
 };
 
 // The mirror, and what is wrong with its spec in one line that names the field; that is nothing

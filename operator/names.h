@@ -30,6 +30,9 @@ constexpr const char* applied = "trafficmirror.dev/applied";
 // pod makes its kubelet look at its volumes at once.
 constexpr const char* configuration = "trafficmirror.dev/configuration";
 
+// Of the Secret with the passwords of logins: the key of the file.
+constexpr const char* credentials = "credentials.yaml";
+
 constexpr const char* managed_by_label = "app.kubernetes.io/managed-by";
 constexpr const char* managed_by = "trafficmirror";
 constexpr const char* component_label = "app.kubernetes.io/component";

@@ -5,6 +5,7 @@
 
 #include "operator/certificates.h"
 #include "operator/names.h"
+#include "operator/pods.h"
 
 namespace trafficmirror::controller {
 namespace {
@@ -135,13 +136,16 @@ WantedObject network_policy(const Mirror& mirror, const InterceptInput& input) {
   const Json operators = {
       {"podSelector", {{"matchLabels", {{"app.kubernetes.io/name", "trafficmirror-operator"}}}}},
       {"namespaceSelector", Json::object()}};
-  const auto tcp = [](uint16_t port) { return Json{{"protocol", "TCP"}, {"port", port}}; };
+  const auto of = [](net::ProductionPort port) {
+    return Json{{"protocol", protocol_name(port.protocol)}, {"port", port.number}};
+  };
 
   Json egress = Json::array();
-  std::set<uint16_t> ports;
-  for (const Target& target : input.targets) ports.insert(target.endpoint.port.number);
+  std::set<net::ProductionPort> ports;
+  for (const Target& target : input.targets)
+    ports.insert({target.endpoint.port.number, target.production.protocol});
   Json rule = {{"ports", Json::array()}, {"to", Json::array()}};
-  for (const uint16_t port : ports) rule["ports"].push_back(tcp(port));
+  for (const net::ProductionPort port : ports) rule["ports"].push_back(of(port));
   if (!input.shadow_selector.is_null()) {
     rule["to"].push_back({{"podSelector", input.shadow_selector}});
   } else {
@@ -161,8 +165,8 @@ WantedObject network_policy(const Mirror& mirror, const InterceptInput& input) {
         {{"podSelector", {{"matchLabels", pod_labels(mirror)}}},
          {"policyTypes", {"Ingress", "Egress"}},
          {"ingress",
-          {{{"from", Json::array({sidecars})}, {"ports", Json::array({tcp(stream_port)})}},
-           {{"from", Json::array({operators})}, {"ports", Json::array({tcp(http_port)})}}}},
+          {{{"from", Json::array({sidecars})}, {"ports", Json::array({of({stream_port})})}},
+           {{"from", Json::array({operators})}, {"ports", Json::array({of({http_port})})}}}},
          {"egress", egress}}}});
 }
 
@@ -178,9 +182,10 @@ std::string configuration_of(const Mirror& mirror, const std::vector<Target>& ta
   std::string text;
   text += targets.empty() ? "target: []\n" : "target:\n";
   for (const Target& target : targets)
-    text += "  - \"" + std::to_string(target.production.number) + "=" +
-            target.endpoint.to_string() + "\"\n";
+    text += "  - \"" + target.production.to_string() + "=" + target.endpoint.to_string() + "\"\n";
   text += "percent: " + bare_number(mirror.percent) + "\n";
+  // What is a text in JSON is one in YAML.
+  if (!mirror.filter.empty()) text += "filter: " + Json(mirror.filter).dump() + "\n";
   if (mirror.copies != 1) text += "copies: " + std::to_string(mirror.copies) + "\n";
   if (mirror.max_rate) text += "max-rate: " + std::to_string(*mirror.max_rate) + "\n";
   text += std::string("turns: ") + name_of(mirror.turns, program::turns_names) + "\n";

@@ -24,7 +24,7 @@ constexpr uint16_t stream_port = 7443;
 constexpr uint16_t http_port = 9464;  // probes, metrics and /status, of both programs
 
 struct Target {
-  net::Port production;
+  net::ProductionPort production;
   net::Endpoint endpoint;
   auto operator<=>(const Target&) const = default;
 };

@@ -143,7 +143,7 @@ class Planner {
     targets_.erase(std::unique(targets_.begin(), targets_.end()), targets_.end());
   }
 
-  void add_target(net::Port production, const std::string& address, uint16_t port) {
+  void add_target(net::ProductionPort production, const std::string& address, uint16_t port) {
     if (const auto parsed = net::IpAddress::parse(address))
       targets_.push_back({production, {*parsed, net::Port{port}}});
   }
@@ -159,20 +159,20 @@ class Planner {
     if (spec.contains("selector") && !spec["selector"].empty())
       shadow_selector_ = {{"matchLabels", spec["selector"]}};
     const Json ports = spec.value("ports", Json::array());
-    for (const net::Port production : mirror_.ports) {
-      const net::Port wanted = mirror_.shadow_port_of(production);
+    for (const net::ProductionPort production : mirror_.ports) {
+      const net::ProductionPort wanted = mirror_.shadow_port_of(production);
       const auto found = std::find_if(ports.begin(), ports.end(), [&](const Json& port) {
-        return port.value("port", 0) == wanted.number;
+        return port.value("port", 0) == wanted.number && is_of_protocol(port, wanted.protocol);
       });
       if (found == ports.end()) {
         if (no_targets_) continue;
         std::string has;
         for (const Json& port : ports)
-          has += (has.empty() ? "" : ", ") + std::to_string(port.value("port", 0));
-        no_targets_ =
-            no("ServicePortNotFound", "Service " + whole + " has no port " +
-                                          std::to_string(wanted.number) + ", only " + has +
-                                          ": correct spec.shadow.service.port, or the Service");
+          has += (has.empty() ? "" : ", ") + std::to_string(port.value("port", 0)) +
+                 (is_of_protocol(port, net::Protocol::udp) ? "/udp" : "");
+        no_targets_ = no("ServicePortNotFound",
+                         "Service " + whole + " has no port " + wanted.to_string() + ", only " +
+                             has + ": correct spec.shadow.service.port, or the Service");
         continue;
       }
       const size_t before = targets_.size();
@@ -181,13 +181,13 @@ class Planner {
           seen_.endpoints ? seen_.endpoints->value("subsets", Json::array()) : Json::array();
       for (const Json& subset : subsets)
         for (const Json& port : subset.value("ports", Json::array())) {
-          if (port.value("name", "") != name) continue;
+          if (port.value("name", "") != name || !is_of_protocol(port, wanted.protocol)) continue;
           for (const Json& address : subset.value("addresses", Json::array()))
             add_target(production, address.value("ip", ""), port.value("port", uint16_t{0}));
         }
       if (targets_.size() == before && !no_targets_)
         no_targets_ = no("NoEndpoints", "Service " + whole + " has no ready endpoints for port " +
-                                            std::to_string(wanted.number) +
+                                            wanted.to_string() +
                                             ": do its pods run, and does its selector match them?");
     }
   }
@@ -196,7 +196,7 @@ class Planner {
     shadow_selector_ = selector;
     for (const SharedJson& pod : seen_.shadow_pods) {
       if (!has_condition(*pod, "Ready")) continue;
-      for (const net::Port production : mirror_.ports)
+      for (const net::ProductionPort production : mirror_.ports)
         add_target(production, kube::text_at(*pod, "/status/podIP"),
                    mirror_.shadow_port_of(production).number);
     }
@@ -224,21 +224,24 @@ class Planner {
   }
 
   // None of the containers' ports, where they say any, is this one.
-  static bool lacks_port(const Json& pod, net::Port port) {
+  static bool lacks_port(const Json& pod, net::ProductionPort port) {
     bool any = false;
     for (const Json& container : pod["spec"].value("containers", Json::array()))
       for (const Json& declared : container.value("ports", Json::array())) {
         any = true;
-        if (declared.value("containerPort", 0) == port.number) return false;
+        if (declared.value("containerPort", 0) == port.number &&
+            is_of_protocol(declared, port.protocol))
+          return false;
       }
     return any;
   }
 
   std::optional<std::string> taken_by(const Json& pod) const {
     for (const Mirror& other : seen_.earlier_mirrors) {
-      const bool shares = std::any_of(mirror_.ports.begin(), mirror_.ports.end(), [&](net::Port p) {
-        return std::find(other.ports.begin(), other.ports.end(), p) != other.ports.end();
-      });
+      const bool shares =
+          std::any_of(mirror_.ports.begin(), mirror_.ports.end(), [&](net::ProductionPort port) {
+            return std::find(other.ports.begin(), other.ports.end(), port) != other.ports.end();
+          });
       if (shares && selects(other.selector, labels_of(pod))) return other.key.name;
     }
     return std::nullopt;
@@ -281,9 +284,9 @@ class Planner {
       return problem("PortTaken", "TrafficMirror " + *other +
                                       ", which is older, mirrors one of its ports already: take "
                                       "another port or another selector, or delete that one");
-    for (const net::Port port : mirror_.ports)
+    for (const net::ProductionPort port : mirror_.ports)
       if (lacks_port(pod, port))
-        return problem("PortNotFound", "no container declares port " + std::to_string(port.number) +
+        return problem("PortNotFound", "no container declares port " + port.to_string() +
                                            ": correct spec.source.ports, or the container's ports");
     if (uses_host_network(pod))
       return problem("HostNetwork",
@@ -444,7 +447,7 @@ class Planner {
 
   static std::string told_to_stop(std::string configuration) {
     const std::string go = "stop-sidecars: false";
-    const size_t at = configuration.find(go);
+    const size_t at = configuration.rfind(go);
     if (at != std::string::npos) configuration.replace(at, go.size(), "stop-sidecars: true");
     return configuration;
   }
@@ -630,6 +633,10 @@ class Planner {
           return no("NotVerified", "pod " + pod + ", target " + path.target + ": " + path.message);
       }
     }
+    if (any && !mirror_.has_tcp())
+      return yes("Verified",
+                 "there is a route to the shadow; that its answers to datagrams come back can't be "
+                 "proven beforehand");
     if (any) return yes("Verified", "the shadow's replies come back to the intercept");
     return unknown("NoReport", problem);
   }
@@ -833,6 +840,10 @@ SidecarSettings sidecar_settings(const Mirror& mirror, const Settings& settings)
   sidecar.tls_peer = intercept_identity(mirror.key);
   sidecar.secret = sidecar_secret_for(mirror.key);
   sidecar.memory_limit = mirror.memory_bytes;
+  sidecar.logins = mirror.logins;
+  sidecar.logins_secret = mirror.logins_secret;
+  sidecar.idle_timeout = mirror.idle_timeout;
+  sidecar.response_timeout = mirror.response_timeout;
   return sidecar;
 }
 

@@ -34,7 +34,7 @@ Json project_containers(const Json& containers, bool ports) {
     Json entry = only(container, {"name"});
     if (ports && container.contains("ports"))
       for (const Json& port : container["ports"])
-        entry["ports"].push_back(only(port, {"containerPort"}));
+        entry["ports"].push_back(only(port, {"containerPort", "protocol"}));
     if (is_ours(container.value("name", ""))) entry[revision_field] = revision_of(container);
     if (entry.size() > 1) kept.push_back(std::move(entry));
   }
@@ -73,6 +73,14 @@ bool is_named(const std::string& container, const std::string& name) {
 }
 
 }  // namespace
+
+const char* protocol_name(net::Protocol protocol) {
+  return protocol == net::Protocol::udp ? "UDP" : "TCP";
+}
+
+bool is_of_protocol(const Json& port, net::Protocol protocol) {
+  return port.value("protocol", "TCP") == protocol_name(protocol);
+}
 
 void project_metadata(Json& object) {
   Json metadata =
@@ -147,6 +155,11 @@ std::string revision_of(const Json& container) {
       if (!skip && !limit) text += argument.dump() + "\n";
       skip = limit;
     }
+  if (container.contains("env"))
+    for (const Json& variable : container["env"])
+      if (const auto secret = kube::text_at(variable, "/valueFrom/secretKeyRef/name");
+          !secret.empty())
+        text += secret + "\n";
   return hash_of(text);
 }
 

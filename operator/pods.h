@@ -5,9 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "net/address.h"
 #include "operator/kube/object.h"
 
 namespace trafficmirror::controller {
+
+// "TCP" or "UDP", as Kubernetes writes it.
+const char* protocol_name(net::Protocol protocol);
+// Of a port of a container, a Service, Endpoints or a NetworkPolicy; one that does not say it is of
+// TCP.
+bool is_of_protocol(const kube::Json& port, net::Protocol protocol);
 
 // Informer transforms: take out what nobody reads here.
 void project_pod(kube::Json& pod);
@@ -35,7 +42,8 @@ struct Container {
 std::vector<Container> containers_of(const kube::Json& pod, const std::string& name);
 
 // Of two containers with equal revisions, neither has to be replaced by the other: their fixed
-// arguments are equal. The memory limit is not among them, which running sidecars take over.
+// arguments are equal, and the Secrets that they have variables from. The memory limit is not among
+// them, which running sidecars take over.
 std::string revision_of(const kube::Json& container);
 
 // Neither ended nor about to.

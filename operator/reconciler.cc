@@ -275,7 +275,7 @@ class Reconciler::Implementation {
   }
 
   static bool shares_port(const Mirror& a, const Mirror& b) {
-    return std::any_of(a.ports.begin(), a.ports.end(), [&](net::Port port) {
+    return std::any_of(a.ports.begin(), a.ports.end(), [&](net::ProductionPort port) {
       return std::find(b.ports.begin(), b.ports.end(), port) != b.ports.end();
     });
   }

@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "operator/names.h"
 #include "program/flags.h"
 
 namespace trafficmirror::controller {
@@ -32,9 +33,14 @@ std::string quantity(uint64_t bytes) {
   return std::to_string(bytes);
 }
 
-Json variable_from_secret(const char* name, const SidecarSettings& settings, const char* key) {
-  return {{"name", name},
-          {"valueFrom", {{"secretKeyRef", {{"name", settings.secret}, {"key", key}}}}}};
+Json variable_from_secret(const char* name, const std::string& secret, const char* key) {
+  return {{"name", name}, {"valueFrom", {{"secretKeyRef", {{"name", secret}, {"key", key}}}}}};
+}
+
+// Within the volume. The Secret is named in it, so that the container's arguments are others when
+// it is another Secret.
+std::string credentials_path(const SidecarSettings& settings) {
+  return settings.logins_secret + "/" + names::credentials;
 }
 
 // What all forms have in common.
@@ -44,11 +50,15 @@ Json container(const SidecarSettings& settings) {
     args.push_back(flag);
     args.push_back(value);
   };
-  for (const net::Port port : settings.ports) add("--port", std::to_string(port.number));
+  for (const net::ProductionPort port : settings.ports) add("--port", port.to_string());
   if (!settings.interface.empty()) add("--interface", settings.interface);
   add("--intercept", program::to_text(settings.intercept));
   add("--tls-peer", settings.tls_peer);
   add("--memory-limit", quantity(settings.memory_limit));
+  for (const Login& login : settings.logins)
+    add("--protocol", std::to_string(login.port.number) + "=" + login.protocol);
+  if (!settings.idle_timeout.empty()) add("--idle-timeout", settings.idle_timeout);
+  if (!settings.response_timeout.empty()) add("--response-timeout", settings.response_timeout);
   // A pod that ends is served until its last connection does.
   args.push_back("--outlive-production");
 
@@ -80,9 +90,12 @@ Json ephemeral_container(const SidecarSettings& settings) {
   ephemeral["args"].push_back("--give-up-after");
   ephemeral["args"].push_back(std::to_string(settings.give_up_after.count()) + "s");
   Json& env = ephemeral["env"];
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CERTIFICATE", settings, "tls.crt"));
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_KEY", settings, "tls.key"));
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CA", settings, "ca.crt"));
+  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CERTIFICATE", settings.secret, "tls.crt"));
+  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_KEY", settings.secret, "tls.key"));
+  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CA", settings.secret, "ca.crt"));
+  if (!settings.logins_secret.empty())
+    env.push_back(variable_from_secret("TRAFFICMIRROR_CREDENTIALS", settings.logins_secret,
+                                       names::credentials));
   return ephemeral;
 }
 
@@ -94,6 +107,10 @@ Json injected_container(const SidecarSettings& settings, InjectedAs form, Reques
                                    {"--tls-ca", "/ca.crt"}}) {
     args.push_back(flag);
     args.push_back(std::string(identity_directory) + file);
+  }
+  if (!settings.logins_secret.empty()) {
+    args.push_back("--credentials");
+    args.push_back(std::string(identity_directory) + "/" + credentials_path(settings));
   }
   args.push_back("--stay");
   injected["volumeMounts"] = Json::array(
@@ -108,6 +125,17 @@ Json injected_container(const SidecarSettings& settings, InjectedAs form, Reques
 
 Json identity_volume(const SidecarSettings& settings) {
   constexpr int readable_by_owner = 0400;
+  if (!settings.logins_secret.empty())
+    return {{"name", settings.name},
+            {"projected",
+             {{"defaultMode", readable_by_owner},
+              {"sources",
+               {{{"secret", {{"name", settings.secret}, {"optional", true}}}},
+                {{"secret",
+                  {{"name", settings.logins_secret},
+                   {"optional", true},
+                   {"items", Json::array({{{"key", names::credentials},
+                                           {"path", credentials_path(settings)}}})}}}}}}}}};
   return {
       {"name", settings.name},
       {"secret",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 
 #include <CLI/App.hpp>
 
@@ -9,6 +10,18 @@
 #include "program/start_error.h"
 
 namespace trafficmirror::sidecar {
+namespace {
+
+// As an ephemeral container of Kubernetes has no file of its own.
+constexpr const char* credentials_variable = "TRAFFICMIRROR_CREDENTIALS";
+
+// What is given by no flag; empty: nothing.
+std::string credentials_of_environment() {
+  const char* const text = std::getenv(credentials_variable);
+  return text == nullptr ? "" : text;
+}
+
+}  // namespace
 
 LoginFlags::LoginFlags(CLI::App& app) {
   program::add_repeated_text(
@@ -32,17 +45,22 @@ LoginFlags::LoginFlags(CLI::App& app) {
         return std::nullopt;
       });
   app.add_option("--credentials", credentials_,
-                 "YAML of the shadow's users and their passwords, by protocol: postgresql: {USER: "
-                 "PASSWORD}; read once")
+                 std::string("YAML of the shadow's users and their passwords, by protocol: "
+                             "postgresql: {USER: PASSWORD}; read once; or the YAML itself in the "
+                             "environment: ") +
+                     credentials_variable)
       ->type_name("FILE");
 }
 
 session::Logins LoginFlags::logins(std::span<const net::Port> ports) const {
-  if (protocols_.empty() && !credentials_.empty())
+  const std::string yaml = credentials_of_environment();
+  if (protocols_.empty() && !(credentials_.empty() && yaml.empty()))
     throw program::StartError(
-        "--credentials says nothing without --protocol: name a port's, like 5432=postgresql");
+        std::string(credentials_.empty() ? credentials_variable : "--credentials") +
+        " says nothing without --protocol: name a port's, like 5432=postgresql");
   const auto known = std::make_shared<const login::Credentials>(
-      credentials_.empty() ? login::Credentials() : login::Credentials::read(credentials_));
+      credentials_.empty() ? login::Credentials::parse(yaml, credentials_variable)
+                           : login::Credentials::read(credentials_));
   session::Logins logins;
   for (const auto& [port, protocol] : protocols_) {
     if (std::find(ports.begin(), ports.end(), port) == ports.end())

@@ -18,8 +18,8 @@ class LoginFlags {
  public:
   explicit LoginFlags(CLI::App& app);
 
-  // Reads the file. Throws StartError where it can't, where a port is none of `ports`, or where one
-  // flag says nothing without the other.
+  // Reads the file, or else the environment. Throws StartError where it can't, where a port is none
+  // of `ports`, or where one flag says nothing without the other.
   session::Logins logins(std::span<const net::Port> ports) const;
 
  private:

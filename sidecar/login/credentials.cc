@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
@@ -17,45 +18,52 @@ namespace trafficmirror::login {
 namespace {
 
 // Where it is wrong, but nothing of what stands there: it may be a password.
-[[noreturn]] void fail(const std::string& path, const YAML::Mark& mark, const std::string& what) {
+[[noreturn]] void fail(const std::string& name, const YAML::Mark& mark, const std::string& what) {
   const std::string line = mark.is_null() ? "" : " line " + std::to_string(mark.line + 1);
-  throw program::StartError("--credentials " + path + line + ": " + what);
+  throw program::StartError(name + line + ": " + what);
 }
 
-Protocol read_protocol(const std::string& path, const YAML::Node& key) {
+Protocol read_protocol(const std::string& name, const YAML::Node& key) {
   if (key.IsScalar()) {
     const auto* const found = std::find(protocol_names.begin(), protocol_names.end(), key.Scalar());
     if (found != protocol_names.end()) return static_cast<Protocol>(found - protocol_names.begin());
   }
-  fail(path, key.Mark(), "a key has to be a protocol, postgresql or mysql");
+  fail(name, key.Mark(), "a key has to be a protocol, postgresql or mysql");
 }
 
 }  // namespace
 
 Credentials Credentials::read(const std::string& path) {
+  const std::string name = "--credentials " + path;
   std::ifstream file(path);
   struct stat status {};
   if (!file || ::stat(path.c_str(), &status) != 0)
-    throw program::StartError("--credentials " + path + " can't be read: " + std::strerror(errno));
+    throw program::StartError(name + " can't be read: " + std::strerror(errno));
   if ((status.st_mode & (S_IRGRP | S_IROTH)) != 0)
-    spdlog::warn("--credentials {} can be read by others than its owner: chmod 600 it", path);
+    spdlog::warn("{} can be read by others than its owner: chmod 600 it", name);
+  std::ostringstream yaml;
+  yaml << file.rdbuf();
+  return parse(yaml.str(), name);
+}
+
+Credentials Credentials::parse(const std::string& yaml, const std::string& name) {
   Credentials credentials;
   try {
-    const YAML::Node root = YAML::Load(file);
+    const YAML::Node root = YAML::Load(yaml);
     if (!root.IsNull() && !root.IsMap())
-      fail(path, root.Mark(), "it has to be a map of protocols to the passwords of their users");
+      fail(name, root.Mark(), "it has to be a map of protocols to the passwords of their users");
     for (const auto& entry : root) {
-      const Protocol protocol = read_protocol(path, entry.first);
+      const Protocol protocol = read_protocol(name, entry.first);
       if (!entry.second.IsMap())
-        fail(path, entry.second.Mark(), "behind a protocol there has to be a map, USER: PASSWORD");
+        fail(name, entry.second.Mark(), "behind a protocol there has to be a map, USER: PASSWORD");
       for (const auto& user : entry.second) {
         if (!user.first.IsScalar() || !user.second.IsScalar())
-          fail(path, user.first.Mark(), "behind a user there has to be a password");
+          fail(name, user.first.Mark(), "behind a user there has to be a password");
         credentials.set(protocol, user.first.Scalar(), user.second.Scalar());
       }
     }
   } catch (const YAML::Exception& error) {
-    fail(path, error.mark, "it is no YAML");
+    fail(name, error.mark, "it is no YAML");
   }
   return credentials;
 }

@@ -24,6 +24,8 @@ class Credentials {
   // Throws StartError where the file can't be read or is no such map. Warns where others than its
   // owner may read it.
   static Credentials read(const std::string& path);
+  // What such a file holds, from wherever it comes; `name` says that in messages.
+  static Credentials parse(const std::string& yaml, const std::string& name);
 
   void set(Protocol protocol, const std::string& user, std::string password) {
     passwords_[static_cast<size_t>(protocol)][user] = std::move(password);

@@ -8,11 +8,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 import unittest
+
+import yaml
 
 from cluster import TOP, Cluster, in_namespaces_of_its_own, what_is_missing
 
@@ -81,6 +84,25 @@ def deployment(name, namespace, node, logs, labels=None):
             },
         },
     }
+
+
+def name_server(name, namespace, node, logs, labels=None):
+    """dnsmasq on that node, which has the same answer to each question, and logs the questions."""
+    made = deployment(name, namespace, node, logs, labels)
+    container = made["spec"]["template"]["spec"]["containers"][0]
+    container["image"] = "localhost/name-server:test"
+    container["ports"] = [{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 53}]
+    del container["readinessProbe"], container["lifecycle"]
+    return made
+
+
+def ask(address, name):
+    """Whether a name server answers."""
+    question = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(5)
+        asking.sendto(b"\x12\x34\x01\0\0\1\0\0\0\0\0\0" + question + b"\0\1\0\1", (address, 53))
+        return asking.recv(512)[:2] == b"\x12\x34"
 
 
 def service(name, namespace):
@@ -193,6 +215,15 @@ class ClusterTest(unittest.TestCase):
         with open(os.path.join(root, "etc/nginx/nginx.conf"), "w") as file:
             file.write(NGINX)
         cls.cluster.add_image("app", root, "/usr/bin/nginx", "-c", "/etc/nginx/nginx.conf")
+        root = pack("/usr/sbin/dnsmasq", os.path.join(folder, "name-server"))
+        for name in ("run", "etc"):
+            os.makedirs(os.path.join(root, name), exist_ok=True)
+        with open(os.path.join(root, "etc/group"), "w") as file:
+            file.write("root:x:0:\n")
+        cls.cluster.add_image(
+            "name-server", root, "/usr/bin/dnsmasq", "--keep-in-foreground", "--user=root",
+            "--group=root", "--no-hosts", "--no-resolv", "--address=/example/10.9.9.9",
+            "--log-queries", f"--log-facility={LOG}/questions.log", "--pid-file=/run/dnsmasq.pid")
 
     @classmethod
     def install(cls):
@@ -345,6 +376,75 @@ class ClusterTest(unittest.TestCase):
             size = sum(os.path.getsize(path) for path in files) / 1e6
             say(f"  {program}: {size:.1f} MB unpacked")
             self.assertLessEqual(size, MOST_MEGABYTES[program])
+
+    def test_a_name_server_is_mirrored(self):
+        """By a TrafficMirror with ports of UDP, a filter, and logins out of a Secret."""
+        with self.cluster.last_words():
+            self.mirror_a_name_server()
+
+    def mirror_a_name_server(self):
+        cluster, logs = self.cluster, {}
+        workloads = []
+        for name, namespace, node in (("name-server", "shop", "node1"),
+                                      ("name-server-v2", "shop-shadow", "node2")):
+            logs[name] = os.path.join(cluster.directory, f"log-{name}")
+            os.mkdir(logs[name])
+            labels = {"trafficmirror.dev/inject": "enabled"} if namespace == "shop" else None
+            workloads.append(name_server(name, namespace, node, logs[name], labels))
+        workloads.append(service("name-server-v2", "shop-shadow"))
+        workloads[-1]["spec"]["ports"] = [
+            {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53}]
+        with open(os.path.join(os.path.dirname(SAMPLE), "name-server.yaml")) as file:
+            mirror = yaml.safe_load(file)
+        mirror["spec"]["replicate"]["filter"] = "src net 10.0.0.0/8 or src net 172.16.0.0/12"
+        mirror["spec"]["shadow"]["logins"] = {
+            "ports": [{"port": 53, "protocol": "MySQL"}], "secretName": "logins"}
+        cluster.kubectl("annotate", "namespace", "shop-shadow",
+                        "trafficmirror.dev/accept-from=shop")
+        for thing in (mirror, *workloads[1:]):
+            cluster.kubectl("apply", "-f", "-", input=json.dumps(thing))
+        wait_until(lambda: "NoPods" in str(self.mirrors_status()),
+                   lambda: f"nothing more is missing: {self.mirrors_status()}", 90, 0.5)
+        cluster.kubectl("apply", "-f", "-", input=json.dumps(workloads[0]))
+        self.wait_for_rollout("shop", "name-server")
+        self.wait_for_rollout("shop-shadow", "name-server-v2")
+        pod = self.pod("shop", "app=name-server")
+
+        # The sidecar waits for the Secret; production does not.
+        def says():
+            return cluster.kubectl("logs", "-n", "shop", pod["metadata"]["name"],
+                                   "--all-containers")
+
+        if "ephemeralContainers" not in pod["spec"]:
+            wait_until(lambda: "credentials.yaml can't be read" in says(), says, 30, 0.5)
+        self.assertTrue(ask(pod["status"]["podIP"], "before.example"))
+        cluster.kubectl("create", "secret", "generic", "logins", "-n", "shop",
+                        "--from-literal=credentials.yaml=mysql: {app: secret-of-the-shadow}")
+        wait_until(lambda: "Streaming" in str(self.mirrors_status()),
+                   lambda: f"a stream: {self.mirrors_status()}\n{says()}", 240, 1)
+        self.assertNotIn("secret-of-the-shadow", says() + str(self.mirrors_status()))
+
+        def asked(name):
+            with open(os.path.join(logs[name], "questions.log")) as file:
+                return re.findall(r"query\[A\] (\S+\.example)", file.read())
+
+        names = [f"name-{number}.example" for number in range(50)]
+        for name in names:
+            self.assertTrue(ask(pod["status"]["podIP"], name))
+        wait_until(lambda: asked("name-server-v2") == names,
+                   lambda: f"the questions: {asked('name-server-v2')}", 30, 0.5)
+        self.step(f"a name server is mirrored: its shadow was asked {len(names)} questions")
+
+        cluster.kubectl("delete", "tm", "-n", "shop", "name-server-v2", "--timeout=90s")
+        cluster.kubectl("annotate", "namespace", "shop-shadow", "trafficmirror.dev/accept-from-")
+        cluster.kubectl("delete", "secret", "-n", "shop", "logins")
+        for thing in workloads:
+            cluster.kubectl("delete", "-n", thing["metadata"]["namespace"], thing["kind"],
+                            thing["metadata"]["name"], "--wait=false")
+
+    def mirrors_status(self):
+        """That of the name server's."""
+        return self.cluster.get("tm", "-n", "shop", "name-server-v2").get("status", {})
 
     def assert_rights(self):
         """Of each program, as the kernel has it: its capabilities, and its root file system."""

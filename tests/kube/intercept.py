@@ -37,7 +37,7 @@ class FakeIntercept:
 
     def configure(self, text):
         """What of intercept.yaml it follows; returns whether the sidecars have to stop."""
-        self.targets = re.findall(r"\d+=[^\s\"',\]]+", text)
+        self.targets = re.findall(r"\d+(?:/udp)?=[^\s\"',\]]+", text)
         return re.search(r"^stop-sidecars:\s*true", text, re.MULTILINE) is not None
 
     def is_ready(self):

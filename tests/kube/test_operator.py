@@ -4,9 +4,12 @@ replaced."""
 
 import base64
 import datetime
+import json
 import subprocess
 import time
 import unittest
+
+import yaml
 
 import kubetest
 from apiserver import ApiServer, wait_until
@@ -25,6 +28,13 @@ def setUpModule():
     unittest.addModuleCleanup(server.__exit__, None, None, None)
     install(server)
     mirror = Mirror(server)
+
+
+def merged(thing, into):
+    """What is in `into`, and what `thing` has besides."""
+    if not (isinstance(thing, dict) and isinstance(into, dict)):
+        return into
+    return {**thing, **{key: merged(thing.get(key), value) for key, value in into.items()}}
 
 
 class Case(unittest.TestCase):
@@ -169,6 +179,12 @@ class Life(Case):
                 ("ports: [8080]", "ports: []", "spec.source.ports"),
                 ("ports: [8080]", "ports: [0]", "spec.source.ports"),
                 ("ports: [8080]", "ports: [65536]", "spec.source.ports"),
+                ("ports: [8080]", "ports: [8080/tcp]", "spec.source.ports"),
+                ("ports: [8080]", "ports: [65536/udp]", "spec.source.ports"),
+                ("ports: [8080]", "ports: [0/udp]", "spec.source.ports"),
+                ("ports: [8080]", "ports: [53/udp, 53/udp]", "spec.source.ports"),
+                ("ports: [8080]", "ports: [1.5]", "spec.source.ports"),
+                ("ports: [8080]", "ports: [[8080]]", "spec.source.ports"),
                 ("percent: 100", "percent: 0", "spec.replicate.percent"),
                 ("percent: 100", "percent: 0.05", "spec.replicate.percent"),
                 ("percent: 100", "percent: 101", "spec.replicate.percent"),
@@ -176,6 +192,19 @@ class Life(Case):
                 ("percent: 100", "overLag: Drop", "spec.replicate.overLag"),
                 ("percent: 100", "maxLag: 2 s", "spec.replicate.maxLag"),
                 ("percent: 100", "maxRate: 0", "spec.replicate.maxRate"),
+                ("percent: 100", "filter: ''", "spec.replicate.filter"),
+                ("port: 8080}", "port: 8080}\n    logins: {secretName: a}", "spec.shadow.logins"),
+                ("port: 8080}", "port: 8080}\n    logins: {ports: []}", "spec.shadow.logins.ports"),
+                ("port: 8080}", "port: 8080}\n    logins: {ports: [{port: 8080}]}",
+                 "spec.shadow.logins.ports"),
+                ("port: 8080}", "port: 8080}\n    logins: {ports: [{port: 8080, protocol: FTP}]}",
+                 "spec.shadow.logins.ports"),
+                ("port: 8080}", "port: 8080}\n    logins: {ports: [{port: 1, protocol: MySQL}, "
+                 "{port: 1, protocol: PostgreSQL}]}", "spec.shadow.logins.ports"),
+                ("port: 8080}", "port: 8080}\n    logins: {ports: [{port: 1, protocol: MySQL}], "
+                 "secretName: A/b}", "spec.shadow.logins.secretName"),
+                ("memory: 64Mi", "idleTimeout: never", "spec.limits.idleTimeout"),
+                ("memory: 64Mi", "responseTimeout: 0s", "spec.limits.responseTimeout"),
                 ("memory: 64Mi", "memory: a lot", "spec.limits.memory"),
                 ("replicas: 1", "replicas: 0", "spec.intercept.replicas"),
                 ("duration: 2h", "duration: soon", "spec.duration"),
@@ -185,6 +214,73 @@ class Life(Case):
                                    check=False)
             self.assertNotEqual(ended.returncode, 0, bad)
             self.assertIn(word, ended.stderr)
+
+
+    def test_what_the_schema_takes_is_kept(self):
+        for sample in ("name-server", "database"):
+            path = f"{MANIFESTS}/samples/{sample}.yaml"
+            with open(path) as file:
+                wanted = yaml.safe_load(file)["spec"]
+            for way in ([], ["--server-side"]):
+                told = server.kubectl("apply", "-f", path, *way, "--dry-run=server", "-o", "json")
+                self.assertEqual(merged(json.loads(told)["spec"], wanted),
+                                 json.loads(told)["spec"], f"{sample} {way}")
+
+
+class Ports(Case):
+    def test_those_of_udp_are_targets_of_their_own(self):
+        self.played()
+        self.make_workloads()
+        server.client.patch("v1/services", "checkout-v2", {"spec": {"ports": [
+            {"name": "http", "port": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"}]}},
+            "shop-shadow")
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        with Operator(server):
+            mirror.apply()
+            mirror.patch({"source": {"ports": [8080, "53/udp"]},
+                          "shadow": {"service": {"port": None}}})
+            mirror.wait_for("ReplyPathVerified", "True", "Verified")
+            name = intercepts_of(server)[0]["metadata"]["name"]
+
+            def targets():
+                config = server.client.get("v1/configmaps", name, "shop-shadow")
+                return [target.partition("=")[0] for target in
+                        yaml.safe_load(config["data"]["intercept.yaml"])["target"]]
+
+            wait_until(lambda: sorted(targets()) == ["53/udp", "53/udp", "8080", "8080"],
+                       lambda: f"targets of both: {targets()}", 30)
+            policy = server.client.get("networking.k8s.io/v1/networkpolicies", name, "shop-shadow")
+            self.assertEqual(policy["spec"]["egress"][0]["ports"],
+                             [{"port": 53, "protocol": "UDP"}, {"port": 8080, "protocol": "TCP"}])
+            mirror.delete()
+            mirror.wait_for_end()
+
+
+class Filter(Case):
+    def test_a_wrong_one_is_told_and_goes_no_further(self):
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        with Operator(server):
+            mirror.apply()
+            mirror.patch({"replicate": {"filter": "src net 10.1.0.0/16 and port http"}})
+            mirror.wait_for("Ready", "False", "InvalidSpec")
+            self.assertIn('spec.replicate.filter has "http": ', str(mirror.status()))
+            mirror.patch({"replicate": {"filter": "src net"}})
+            told = "spec.replicate.filter is no pcap filter: can't parse filter expression"
+            wait_until(lambda: told in str(mirror.status()), told, 30)
+            events = [event["message"] for event in server.client.list("v1/events", "shop")
+                      if event["reason"] == "InvalidSpec"]
+            self.assertTrue(any("spec.replicate.filter" in message for message in events), events)
+
+            right = "src net 10.1.0.0/16"
+            mirror.patch({"replicate": {"filter": right}})
+            wait_until(lambda: intercepts_of(server), "the intercept", 30)
+            name = intercepts_of(server)[0]["metadata"]["name"]
+            config = server.client.get("v1/configmaps", name, "shop-shadow")
+            self.assertEqual(yaml.safe_load(config["data"]["intercept.yaml"])["filter"], right)
+            mirror.delete()
+            mirror.wait_for_end()
 
 
 class Check(Case):

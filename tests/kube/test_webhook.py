@@ -102,6 +102,16 @@ class Webhook(unittest.TestCase):
             # Its Secret is there before any pod needs it.
             self.assertIsNotNone(server.client.find("v1/secrets", volume["secret"]["secretName"],
                                                     "shop"))
+            mirror.patch({"shadow": {"logins": {
+                "ports": [{"port": 8080, "protocol": "MySQL"}], "secretName": "logins"}}})
+
+            def sources():
+                volumes = created(pod(CHECKOUT))["spec"]["volumes"]
+                volume = next(one for one in volumes if one["name"] == name)
+                return [source["secret"]["name"] for source in
+                        volume.get("projected", {"sources": []})["sources"]]
+
+            wait_until(lambda: "logins" in sources(), "the Secret of the logins", 30)
             for other in (pod({"app": "checkout"}), pod({"app": "cart", **INJECT}),
                           pod(CHECKOUT, "shop-shadow"), pod(CHECKOUT, hostNetwork=True)):
                 self.assertEqual(containers(other), ["app"], other)

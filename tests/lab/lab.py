@@ -614,11 +614,13 @@ class Lab:
         options = {"interface": "eth0", **options}
         return [self.program("trafficmirror-intercept"), *flags(options)]
 
-    def start_sidecar(self, ready=True, **options):
+    def start_sidecar(self, ready=True, environment=None, **options):
         command = self.sidecar_command(**options)
         if not ready:
-            return self.production.start(command, "sidecar")
-        return self.start_ready(self.production, command, "sidecar", self.sidecar_ready)
+            return self.production.start(command, "sidecar", environment)
+        return self.start_ready(
+            self.production, command, "sidecar", self.sidecar_ready, environment=environment
+        )
 
     def start_intercept(self, ready=True, host=None, **options):
         command = self.intercept_command(**options)

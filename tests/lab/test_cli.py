@@ -102,6 +102,15 @@ class CommandLine(labtest.LabTest):
                 file.write(text)
             self.assert_refused(self.lab.production, command, path, words)
 
+    def test_wrong_credentials_in_the_environment(self):
+        variable = "TRAFFICMIRROR_CREDENTIALS"
+        wrong = ["env", f"{variable}=postgresql:\n  app: [secret]"]
+        command = [*wrong, *self.sidecar()]
+        self.assert_refused(self.lab.production, command, variable, "nothing without --protocol")
+        command = [*wrong, *self.sidecar(protocol="80=postgresql")]
+        words = f"{variable} line 2: behind a user there has to be a password"
+        self.assert_refused(self.lab.production, command, words)
+
     def test_unknown_interface(self):
         lab = self.lab
         self.assert_refused(lab.production, self.sidecar(interface="eth7"), "eth7")

@@ -12,18 +12,20 @@ PASSWORDS = {"production": "of production's", "shadow": "of the shadow's"}
 class LoginTest(labtest.LabTest):
     protocol = port = None
 
-    def start_mirror(self, passwords=None, **sidecar):
-        """With the shadow's password of the user `app`, or these."""
+    def start_mirror(self, passwords=None, in_environment=False, **sidecar):
+        """With the shadow's password of the user `app`, or these, in a file or in the environment."""
         if passwords is None:
             passwords = {"app": PASSWORDS["shadow"]}
-        path = self.lab.path("credentials.yaml")
-        with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(f"{self.protocol}:\n")
-            file.writelines(f'  {user}: "{password}"\n' for user, password in passwords.items())
+        lines = [f'  {user}: "{password}"' for user, password in passwords.items()]
+        yaml = "\n".join([f"{self.protocol}:", *lines, ""])
+        if in_environment:
+            sidecar["environment"] = {"TRAFFICMIRROR_CREDENTIALS": yaml}
+        else:
+            path = sidecar["credentials"] = self.lab.path("credentials.yaml")
+            with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(yaml)
         protocol = f"{self.port}={self.protocol}"
-        self.mirror = self.lab.mirror(
-            port=self.port, sidecar={"protocol": protocol, "credentials": path, **sidecar}
-        )
+        self.mirror = self.lab.mirror(port=self.port, sidecar={"protocol": protocol, **sidecar})
 
     def counted(self):
         return metrics(self.lab.production, SIDECAR_HTTP)
@@ -137,6 +139,14 @@ class Postgres(LoginTest):
         self.run_pgbench("-C", "-c", "8", "-t", "50")
         self.assert_same_rows()
         self.assertGreaterEqual(self.closed()["finished"], 400)
+
+    def test_passwords_in_the_environment(self):
+        for host in (self.lab.production, self.lab.shadow):
+            self.ask(host, "scram-sha-256")
+        self.start_mirror(in_environment=True)
+        self.run_pgbench("-c", "2", "-t", "10")
+        self.assert_same_rows()
+        self.assertNotIn(PASSWORDS["shadow"], self.mirror.sidecar.output())
 
     def test_production_refuses_tls(self):
         for host in (self.lab.production, self.lab.shadow):

@@ -96,6 +96,12 @@ void inject(Examination& seen) {
                         "clientConfig": {"caBundle": "YQ=="}}]})")};
 }
 
+// The sidecars log in, with passwords of a Secret.
+void log_in(Examination& seen) {
+  seen.mirror["spec"]["shadow"]["logins"] =
+      Json::parse(R"({"ports": [{"port": 8080, "protocol": "MySQL"}], "secretName": "logins"})");
+}
+
 std::string doctor(const std::function<void(Examination&)>& change) {
   Examination seen = healthy();
   change(seen);
@@ -302,6 +308,18 @@ const std::vector<Case>& cases() {
        }},
 
       {"FAIL",
+       "logins",
+       {"there is no Secret shop/logins: kubectl create secret generic logins -n shop "
+        "--from-file=credentials.yaml"},
+       [](Examination& seen) { log_in(seen); }},
+      {"FAIL",
+       "logins",
+       {"Secret shop/logins has no key credentials.yaml"},
+       [](Examination& seen) {
+         log_in(seen);
+         seen.logins_secret = std::vector<Json>{{{"data", {{"credentials", "eA=="}}}}};
+       }},
+      {"FAIL",
        "shadow",
        {"there is no Service shop-shadow/checkout-v2: create it"},
        [](Examination& seen) { seen.shadow_service = none(); }},
@@ -329,6 +347,22 @@ const std::vector<Case>& cases() {
        [](Examination& seen) {
          seen.shadow_policies = std::vector<Json>{
              policy("shop-shadow", "closed", R"({"podSelector": {}, "policyTypes": ["Ingress"]})")};
+       }},
+      {"FAIL",
+       "NetworkPolicy",
+       {"NetworkPolicy tcp-only of", "does not admit the intercept",
+        "of namespace shop-shadow, TCP port 8080, UDP port 8080"},
+       [](Examination& seen) {
+         seen.mirror["spec"]["source"]["ports"] = {8080, "8080/udp"};
+         const Json udp = Json::parse(R"({"name": "u", "port": 8080, "protocol": "UDP"})");
+         for (Json& pod : *seen.pods)
+           pod["spec"]["containers"][0]["ports"].push_back(
+               {{"containerPort", 8080}, {"protocol", "UDP"}});
+         (*seen.shadow_service)[0]["spec"]["ports"].push_back(udp);
+         (*seen.endpoints)[0]["subsets"][0]["ports"].push_back(udp);
+         seen.shadow_policies = std::vector<Json>{
+             policy("shop-shadow", "tcp-only",
+                    R"({"podSelector": {}, "ingress": [{"ports": [{"port": 8080}]}]})")};
        }},
       {"FAIL",
        "NetworkPolicy",
@@ -505,12 +539,13 @@ TEST(DoctorTrials, AreTheInterceptsPodAndASidecar) {
 
 class Policies : public testing::Test {
  protected:
-  Admission::Kind ingress(const std::vector<std::string>& specs, uint16_t port = 8080) const {
+  Admission::Kind ingress(const std::vector<std::string>& specs,
+                          net::Protocol protocol = net::Protocol::tcp) const {
     std::vector<Json> policies;
     for (const std::string& spec : specs) policies.push_back(policy("shop-shadow", "p", spec));
     return admission_of(policies, Direction::ingress,
                         pod("shop-shadow", "a", {{"app", "checkout"}}, "10.0.0.1"), from,
-                        {.number = port, .names = {"http"}})
+                        {.number = 8080, .protocol = protocol, .names = {"http"}})
         .kind;
   }
   OtherPod from{.labels = {{"component", "intercept"}},
@@ -520,6 +555,15 @@ class Policies : public testing::Test {
   const Admission::Kind refused = Admission::Kind::refused;
   const Admission::Kind by_address = Admission::Kind::by_address;
 };
+
+TEST(Doctor, TellsOfASecretThatItIsThereAndNothingOfIt) {
+  const std::string told = doctor([](Examination& seen) {
+    log_in(seen);
+    seen.logins_secret = std::vector<Json>{{{"data", {{"credentials.yaml", "c2VjcmV0"}}}}};
+  });
+  EXPECT_NE(told.find("Secret shop/logins has credentials.yaml\n"), std::string::npos) << told;
+  EXPECT_EQ(told.find("c2VjcmV0"), std::string::npos);
+}
 
 TEST_F(Policies, AdmitAllWhereNoneSelectsThePod) {
   EXPECT_EQ(ingress({}), admitted);
@@ -553,8 +597,8 @@ TEST_F(Policies, GoByPodsAndNamespaces) {
 }
 
 TEST_F(Policies, GoByPorts) {
-  const auto ports = [&](const std::string& text) {
-    return ingress({R"({"podSelector": {}, "ingress": [{"ports": [)" + text + "]}]}"});
+  const auto ports = [&](const std::string& text, net::Protocol protocol = net::Protocol::tcp) {
+    return ingress({R"({"podSelector": {}, "ingress": [{"ports": [)" + text + "]}]}"}, protocol);
   };
   EXPECT_EQ(ports(R"({"port": 8080})"), admitted);
   EXPECT_EQ(ports(R"({"port": 80})"), refused);
@@ -563,6 +607,8 @@ TEST_F(Policies, GoByPorts) {
   EXPECT_EQ(ports(R"({"port": "http"})"), admitted);
   EXPECT_EQ(ports(R"({"port": "https"})"), refused);
   EXPECT_EQ(ports(R"({"protocol": "TCP"})"), admitted);
+  EXPECT_EQ(ports(R"({"port": 8080, "protocol": "UDP"})", net::Protocol::udp), admitted);
+  EXPECT_EQ(ports(R"({"port": 8080})", net::Protocol::udp), refused);
 }
 
 }  // namespace

@@ -43,12 +43,20 @@ class KubectlExamine : public testing::Test {
 
   KubeServer server;
   kube::Client client{server.config(), "test"};
-  const Json mirror = Json::parse(R"({
+  Json mirror = Json::parse(R"({
       "apiVersion": "trafficmirror.dev/v1alpha1", "kind": "TrafficMirror",
       "metadata": {"name": "checkout-v2", "namespace": "shop"},
       "spec": {"source": {"selector": {"matchLabels": {"app": "checkout"}}, "ports": [8080]},
                "shadow": {"namespace": "shop-shadow", "service": {"name": "checkout-v2"}}}})");
 };
+
+TEST_F(KubectlExamine, LooksForTheSecretThatIsNamed) {
+  mirror["spec"]["shadow"]["logins"] =
+      Json::parse(R"({"ports": [{"port": 8080, "protocol": "MySQL"}], "secretName": "logins"})");
+  EXPECT_TRUE(examined().logins_secret->empty());
+  server.put(resources::secrets, {{"metadata", {{"namespace", "shop"}, {"name", "logins"}}}});
+  EXPECT_EQ(examined().logins_secret->size(), 1U);
+}
 
 TEST_F(KubectlExamine, WritesNothingButAsADryRun) {
   const Examination seen = examined();

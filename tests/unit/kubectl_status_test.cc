@@ -68,6 +68,15 @@ TEST_F(KubectlStatus, OfOneThatMirrors) {
             "  Mirroring           True  3 of 3 pods stream to the intercept\n");
 }
 
+TEST_F(KubectlStatus, OfOneSaysWhichConnectionsAreCopied) {
+  cluster.edit("/source/ports", {53, "53/udp"});
+  cluster.edit("/replicate", {{"percent", 12.5}, {"filter", "src net 10.1.0.0/16\nor port 7"}});
+  EXPECT_NE(one().text.find("  12.5% of the connections to port 53, 53/udp of pods app=checkout, "
+                            "as far as they are src net 10.1.0.0/16 or port 7\n"),
+            std::string::npos)
+      << one().text;
+}
+
 TEST_F(KubectlStatus, OfOneTellsWhichPodsHaveNoSidecarAndWhy) {
   cluster.sidecar_state["checkout-d"] =
       Json::parse(R"({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})");

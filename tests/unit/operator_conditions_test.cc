@@ -438,6 +438,16 @@ const std::vector<Case>& cases() {
       // ---- ReplyPathVerified
       {"ReplyPathVerified", "True", "Verified", {"replies come back"}, settle},
       {"ReplyPathVerified",
+       "True",
+       "Verified",
+       {"there is a route", "answers to datagrams", "can't be proven beforehand"},
+       [](Cluster& cluster) {
+         cluster.edit("/source/ports", {"8080/udp"});
+         cluster.services.begin()->second["spec"]["ports"][0]["protocol"] = "UDP";
+         cluster.endpoints.begin()->second["subsets"][0]["ports"][0]["protocol"] = "UDP";
+         cluster.settle();
+       }},
+      {"ReplyPathVerified",
        "False",
        "NotVerified",
        {"target 8080=10.0.0.5:8000", "the shadow refuses connections"},
@@ -532,6 +542,11 @@ const std::vector<Case>& cases() {
        "InvalidSpec",
        {"spec.limits.memory is 9Gigs"},
        [](Cluster& cluster) { cluster.edit("/limits/memory", "9Gigs"); }},
+      {"Ready",
+       "False",
+       "InvalidSpec",
+       {"spec.replicate.filter is no pcap filter: can't parse filter expression"},
+       [](Cluster& cluster) { cluster.edit("/replicate/filter", "src and dst"); }},
       {"Ready",
        "False",
        "NotGranted",

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "operator/filter.h"
 #include "operator/mirror.h"
 #include "operator/names.h"
 #include "operator/selector.h"
@@ -35,14 +36,19 @@ TEST(Mirror, NeedsLittle) {
   EXPECT_EQ(mirror.generation, 3);
   EXPECT_FALSE(mirror.deleted);
   EXPECT_FALSE(mirror.has_finalizer);
-  EXPECT_EQ(mirror.ports, std::vector<net::Port>{{8080}});
-  EXPECT_EQ(mirror.shadow_port_of({8080}), net::Port{8080});
+  EXPECT_EQ(mirror.ports, std::vector<net::ProductionPort>{{8080}});
+  EXPECT_EQ(mirror.shadow_port_of({8080}), net::ProductionPort{8080});
   EXPECT_EQ(mirror.attach, Attach::automatic);
   EXPECT_EQ(mirror.percent, 100);
   EXPECT_EQ(mirror.copies, 1U);
   EXPECT_FALSE(mirror.max_rate);
   EXPECT_EQ(mirror.turns, program::Turns::wait);
+  EXPECT_EQ(mirror.filter, "");
   EXPECT_EQ(mirror.max_lag, "");
+  EXPECT_TRUE(mirror.logins.empty());
+  EXPECT_EQ(mirror.logins_secret, "");
+  EXPECT_EQ(mirror.idle_timeout, "");
+  EXPECT_EQ(mirror.response_timeout, "");
   EXPECT_EQ(mirror.over_lag, program::OverLag::shed);
   EXPECT_EQ(mirror.memory_bytes, 64u << 20);
   EXPECT_EQ(mirror.max_sessions, 20'000u);
@@ -57,10 +63,12 @@ TEST(Mirror, IsReadWhole) {
   object["metadata"]["finalizers"] = {"another.example/finalizer", names::finalizer};
   object["spec"] = Json::parse(R"({
       "source": {"selector": {}, "ports": [9090], "interface": "any", "attach": "Sidecar"},
-      "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000},
-      "replicate": {"percent": 12.5, "copies": 3, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
+      "shadow": {"namespace": "dark", "selector": {"matchLabels": {"a": "b"}}, "port": 7000,
+                 "logins": {"ports": [{"port": 9090, "protocol": "PostgreSQL"}],
+                            "secretName": "logins"}},
+      "replicate": {"percent": 12.5, "filter": "src net 10.1.0.0/16", "copies": 3, "maxRate": 50, "turns": "Immediate", "maxLag": "1500ms",
                     "overLag": "CatchUp"},
-      "limits": {"memory": "1Gi", "maxSessions": 7},
+      "limits": {"memory": "1Gi", "maxSessions": 7, "idleTimeout": "2h", "responseTimeout": "5s"},
       "intercept": {"replicas": 3, "nodeSelector": {"disk": "fast"}},
       "paused": true, "duration": "1h30m"})");
   const auto [mirror, problem] = parse_mirror(object);
@@ -71,8 +79,15 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(mirror.attach, Attach::sidecar);
   EXPECT_EQ(mirror.shadow_namespace, "dark");
   EXPECT_EQ(std::get<Json>(mirror.shadow), Json::parse(R"({"matchLabels": {"a": "b"}})"));
-  EXPECT_EQ(mirror.shadow_port_of({9090}), net::Port{7000});
+  EXPECT_EQ(mirror.shadow_port_of({9090}), net::ProductionPort{7000});
   EXPECT_EQ(mirror.percent, 12.5);
+  EXPECT_EQ(mirror.filter, "src net 10.1.0.0/16");
+  ASSERT_EQ(mirror.logins.size(), 1U);
+  EXPECT_EQ(mirror.logins[0].port, net::Port{9090});
+  EXPECT_EQ(mirror.logins[0].protocol, "postgresql");
+  EXPECT_EQ(mirror.logins_secret, "logins");
+  EXPECT_EQ(mirror.idle_timeout, "2h");
+  EXPECT_EQ(mirror.response_timeout, "5s");
   EXPECT_EQ(mirror.copies, 3U);
   EXPECT_EQ(mirror.max_rate, 50U);
   EXPECT_EQ(mirror.turns, program::Turns::off);
@@ -86,6 +101,10 @@ TEST(Mirror, IsReadWhole) {
   EXPECT_EQ(mirror.duration, std::chrono::minutes(90));
 }
 
+Json login(int port, const char* protocol) {
+  return {{"ports", Json::array({{{"port", port}, {"protocol", protocol}}})}};
+}
+
 TEST(Mirror, SaysWhichFieldIsWrong) {
   struct Wrong {
     const char* pointer;
@@ -97,6 +116,12 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
       {"/source/ports", Json::array(), "spec.source.ports is empty"},
       {"/source/ports", {8080, 9090}, ""},
       {"/source/ports", "8080", "does not keep to the schema"},
+      {"/source/ports", {53, "53/udp"}, ""},
+      {"/source/ports", {"53/sctp"}, "spec.source.ports has \"53/sctp\": a port is a number"},
+      {"/source/ports", {"65536/udp"}, "spec.source.ports has \"65536/udp\""},
+      {"/source/ports", {0}, "spec.source.ports has 0"},
+      {"/source/ports", {1.5}, "spec.source.ports has 1.5"},
+      {"/source/ports", Json::array({nullptr}), "spec.source.ports has null"},
       {"/source/selector",
        {{"matchExpressions", {{{"key", "a"}, {"operator", "In"}}}}},
        "spec.source.selector: the label a has operator In and no values"},
@@ -111,6 +136,17 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
       {"/replicate/maxLag", "soon", "spec.replicate.maxLag is soon: up to ten years"},
       {"/replicate/maxLag", "87601h", "up to ten years"},
       {"/replicate/maxLag", "87600h", ""},
+      {"/replicate/filter", "src net 10.1.0.0/16", ""},
+      {"/replicate/filter", "src net",
+       "spec.replicate.filter is no pcap filter: can't parse filter expression"},
+      {"/replicate/filter", "host web",
+       "spec.replicate.filter has \"web\": there may be addresses"},
+      {"/limits/idleTimeout", "never", "spec.limits.idleTimeout is never: up to ten years"},
+      {"/limits/responseTimeout", "0s", "spec.limits.responseTimeout is 0s"},
+      {"/shadow/logins", login(8080, "MySQL"), ""},
+      {"/shadow/logins", login(8080, "FTP"), "8080 with a protocol that is none of PostgreSQL and"},
+      {"/shadow/logins", login(5432, "MySQL"),
+       "spec.shadow.logins.ports has 5432, and spec.source.ports has not, as one of TCP"},
       {"/limits/memory", "9Gigs", "spec.limits.memory is 9Gigs: between 1Mi and 64Gi"},
       {"/limits/memory", "1023Ki", "between 1Mi and 64Gi"},
       {"/limits/memory", "65Gi", "between 1Mi and 64Gi"},
@@ -135,6 +171,54 @@ TEST(Mirror, OfSeveralPortsTakesNoPortOfTheShadow) {
   Json object = with("/source/ports", {8080, 9090});
   object["spec"]["shadow"]["service"]["port"] = 80;
   EXPECT_NE(parse_mirror(object).problem.find("leave the shadow's port out"), std::string::npos);
+}
+
+// As libpcap reads it, and nothing that it would look up.
+TEST(Filter, MayHaveAddressesNumbersAndTheirWords) {
+  for (const char* good :
+       {"src net 10.1.0.0/16 and not src host 10.1.0.7", "src net 10.1 or src net 10.2",
+        "net 10.1.0.0 mask 255.255.0.0", "(ip6 and src net fd00:1::/64) || host ::1",
+        "host ::ffff:10.0.0.1", "tcp dst port 80\nor udp dst port 53", "portrange 8000-9000",
+        "ip proto 6", "!udp && src host 10.1.2.3"})
+    EXPECT_EQ(problem_of_filter(good), std::nullopt) << good;
+  struct Wrong {
+    const char* filter;
+    const char* words;
+  };
+  for (const Wrong& wrong : std::initializer_list<Wrong>{
+           {"host shop.example.org", "has \"shop.example.org\": there may be addresses, numbers"},
+           {"host 1.2.3.4.5", "has \"1.2.3.4.5\""},
+           {"host 8000-9000", "has \"8000-9000\""},
+           {"host fd00::1::2", "has \"fd00::1::2\""},
+           {"host 1e100.net", "has \"1e100.net\""},
+           {"port http", "has \"http\""},
+           {"ip proto \\tcp", "has \"\\tcp\""},
+           {"src AND dst", "has \"AND\""},
+           {"src port", "is no pcap filter: can't parse filter expression"},
+           {"host 10.0.0.1 and (port 80", "is no pcap filter: can't parse filter expression"},
+           {"port 70000", "is no pcap filter"},
+           {"tcp and \xc3\xa4", "is no pcap filter"}}) {
+    const auto problem = problem_of_filter(wrong.filter);
+    ASSERT_TRUE(problem) << wrong.filter;
+    EXPECT_NE(problem->find(wrong.words), std::string::npos) << wrong.filter << ": " << *problem;
+    EXPECT_EQ(problem->find('\n'), std::string::npos);
+  }
+  EXPECT_EQ(problem_of_filter("port 80" + std::string(5000, ' ')),
+            "is longer than 4096 characters");
+}
+
+// One number is one port of the shadow, whichever protocols it has.
+TEST(Mirror, OfOnePortMayHaveBothProtocols) {
+  Json object = with("/source/ports", {"53/udp", 53});
+  object["spec"]["shadow"]["service"]["port"] = 5353;
+  const auto [mirror, problem] = parse_mirror(object);
+  EXPECT_EQ(problem, "");
+  const net::ProductionPort tcp{53, net::Protocol::tcp}, udp{53, net::Protocol::udp};
+  EXPECT_EQ(mirror.ports, (std::vector{tcp, udp}));
+  EXPECT_TRUE(mirror.has_tcp());
+  EXPECT_EQ(mirror.shadow_port_of(tcp), (net::ProductionPort{5353, net::Protocol::tcp}));
+  EXPECT_EQ(mirror.shadow_port_of(udp), (net::ProductionPort{5353, net::Protocol::udp}));
+  EXPECT_FALSE(parse_mirror(with("/source/ports", {"53/udp"})).mirror.has_tcp());
 }
 
 TEST(Mirror, ThatIsNoneIsToldButKnown) {

@@ -22,8 +22,8 @@ Mirror mirror_of_shop() {
   return mirror;
 }
 
-Target target(const char* endpoint) {
-  return {{8080}, *net::Endpoint::parse(endpoint)};
+Target target(const char* endpoint, net::ProductionPort production = {8080}) {
+  return {production, *net::Endpoint::parse(endpoint)};
 }
 
 InterceptInput input_of_shop() {
@@ -130,6 +130,15 @@ TEST(NetworkPolicy, LetsInSidecarsAndTheOperatorAndOutToTheShadowAlone) {
        "to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}, {"ipBlock": {"cidr": "10.0.0.6/32"}}]}])"));
 }
 
+TEST(NetworkPolicy, LetsOutByTheTargetsProtocols) {
+  InterceptInput input = input_of_shop();
+  input.targets = {target("10.0.0.5:53", {53}), target("10.0.0.5:53", {53, net::Protocol::udp})};
+  EXPECT_EQ(objects_by_kind(mirror_of_shop(), input).at("NetworkPolicy")["spec"]["egress"],
+            Json::parse(R"([
+      {"ports": [{"protocol": "TCP", "port": 53}, {"protocol": "UDP", "port": 53}],
+       "to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}]}])"));
+}
+
 // Some networks (Cilium) do not apply address blocks to pods.
 TEST(NetworkPolicy, NamesTheShadowsPodsWhereTheyAreKnown) {
   InterceptInput input = input_of_shop();
@@ -182,6 +191,7 @@ TEST(Deployment, IsTheSameWithOtherLimitsAndTargets) {
   mirror.max_sessions = 1;
   mirror.copies = 3;
   mirror.max_rate = 50;
+  mirror.filter = "host 10.0.0.1 and\n(port 80)";
   mirror.turns = program::Turns::off;
   mirror.max_lag = "500ms";
   mirror.over_lag = program::OverLag::catch_up;
@@ -189,7 +199,8 @@ TEST(Deployment, IsTheSameWithOtherLimitsAndTargets) {
   input.targets.clear();
   EXPECT_EQ(objects_by_kind(mirror, input).at("Deployment"), before);
   EXPECT_EQ(objects_by_kind(mirror, input).at("ConfigMap")["data"]["intercept.yaml"],
-            "target: []\npercent: 0.1\ncopies: 3\nmax-rate: 50\nturns: off\nmax-lag: 500ms\n"
+            "target: []\npercent: 0.1\nfilter: \"host 10.0.0.1 and\\n(port 80)\"\ncopies: "
+            "3\nmax-rate: 50\nturns: off\nmax-lag: 500ms\n"
             "over-lag: catch-up\nmax-sessions: 1\nmemory-limit: 1Gi\nstop-sidecars: true\n");
   EXPECT_NE(objects_by_kind(mirror, input).at("ConfigMap"), configuration);
 }

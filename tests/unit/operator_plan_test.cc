@@ -209,6 +209,9 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
   cluster.edit("/replicate/turns", "Eager");
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
+  cluster.edit("/replicate/filter", "src net 10.1.0.0/16");
+  cluster.settle();
+  EXPECT_EQ(cluster.take_writes(), only_the_configuration);
   cluster.edit("/limits/maxSessions", 7);
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
@@ -216,8 +219,8 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
   cluster.settle();
   EXPECT_EQ(cluster.take_writes(), only_the_configuration);
   EXPECT_EQ(cluster.configuration(),
-            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 12.5\nturns: eager\nmax-sessions: 7\n"
-            "memory-limit: 32Mi\nstop-sidecars: false\n");
+            "target:\n  - \"8080=10.0.0.5:8000\"\npercent: 12.5\nfilter: \"src net 10.1.0.0/16\"\n"
+            "turns: eager\nmax-sessions: 7\nmemory-limit: 32Mi\nstop-sidecars: false\n");
 
   cluster.add_service("shop-shadow", "10.0.0.6");
   cluster.settle();
@@ -226,7 +229,7 @@ TEST(Edit, OfLimitsAndTargetsReachesRunningSidecarsByTheConfigMapAlone) {
 
   EXPECT_EQ(cluster.sidecars("checkout-a"), Texts{"NAME running"});
   EXPECT_TRUE(cluster.is_ready());
-  EXPECT_EQ(cluster.status()["observedGeneration"], 5);
+  EXPECT_EQ(cluster.status()["observedGeneration"], 6);
   expect_rest(cluster);
 }
 
@@ -663,7 +666,7 @@ TEST(Drift, IsCorrected) {
   EXPECT_EQ(cluster.object_names(), all_objects);
 }
 
-Mirror older_mirror(const std::vector<net::Port>& ports) {
+Mirror older_mirror(const std::vector<net::ProductionPort>& ports) {
   Mirror older;
   older.key = {"shop", "checkout-v1"};
   older.selector = {{"matchLabels", {{"app", "checkout"}}}};
@@ -688,7 +691,7 @@ TEST(TwoMirrors, OfOnePodAndPortGiveWayToTheOlder) {
 
 TEST(TwoMirrors, OfOnePodAndTwoPortsLiveTogether) {
   Cluster cluster;
-  cluster.earlier_mirrors = {older_mirror({{9090}})};
+  cluster.earlier_mirrors = {older_mirror({{9090}, {8080, net::Protocol::udp}})};
   cluster.settle();
   EXPECT_TRUE(cluster.is_ready()) << cluster.status().dump(2);
 }
@@ -729,6 +732,33 @@ TEST(Targets, AreTheEndpointsOfTheServicesPortThatTheSpecNames) {
   cluster.settle();
   EXPECT_EQ(cluster.configuration().substr(0, cluster.configuration().find("percent")),
             "target:\n  - \"8080=10.0.0.5:9000\"\n");
+}
+
+// A name server, whose Service has one number for both.
+TEST(Targets, AreThoseOfTheServicesPortWithTheSameProtocol) {
+  Cluster cluster;
+  cluster.edit("/source/ports", {53, "53/udp"});
+  for (auto& [name, pod] : cluster.pods)
+    pod["spec"]["containers"][0]["ports"] =
+        Json::parse(R"([{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 53}])");
+  const kube::Key service{"shop-shadow", "checkout-v2"};
+  cluster.services[service]["spec"]["ports"] = Json::parse(R"([
+      {"name": "dns", "port": 53, "protocol": "UDP"},
+      {"name": "dns-tcp", "port": 53, "protocol": "TCP"}])");
+  cluster.endpoints[service]["subsets"][0]["ports"] = Json::parse(R"([
+      {"name": "dns", "port": 5353, "protocol": "UDP"},
+      {"name": "dns-tcp", "port": 5354, "protocol": "TCP"}])");
+  cluster.settle();
+  EXPECT_TRUE(cluster.is_ready()) << cluster.status().dump(2);
+  EXPECT_EQ(cluster.configuration().substr(0, cluster.configuration().find("percent")),
+            "target:\n  - \"53=10.0.0.5:5354\"\n  - \"53/udp=10.0.0.5:5353\"\n");
+
+  cluster.services[service]["spec"]["ports"].erase(0);
+  cluster.settle();
+  EXPECT_EQ(cluster.reason("Ready"), "ServicePortNotFound");
+  EXPECT_NE(
+      cluster.condition("Ready")["message"].get<std::string>().find("has no port 53/udp, only 53:"),
+      std::string::npos);
 }
 
 TEST(Targets, AreReadyPodsOfTheSelector) {

@@ -2,6 +2,7 @@
 
 #include "operator/kube/base64.h"
 #include "operator/kube/secret.h"
+#include "operator/pods.h"
 #include "operator/sidecar_container.h"
 
 namespace trafficmirror::controller {
@@ -90,6 +91,67 @@ TEST(SidecarContainer, RequestsAllOfItsLimitsInAPodOfClassGuaranteed) {
   const Json resources =
       injected_container(settings(), InjectedAs::container, Requests::limits).at("resources");
   EXPECT_EQ(resources.at("requests"), resources.at("limits"));
+}
+
+TEST(SidecarContainer, NamesPortsOfUdpAsTheProgramDoes) {
+  SidecarSettings some = settings();
+  some.ports = {{53}, {53, net::Protocol::udp}};
+  const Json its = ephemeral_container(some)["args"];
+  EXPECT_EQ(Json(its.begin(), its.begin() + 4), Json({"--port", "53", "--port", "53/udp"}));
+}
+
+TEST(SidecarContainer, HasPasswordsOutOfTheirOwnSecretAndNowhereElse) {
+  SidecarSettings some = settings();
+  some.ports = {{5432}, {3306}};
+  some.logins = {{{5432}, "postgresql"}, {{3306}, "mysql"}};
+  some.logins_secret = "logins.of-shop";
+  const Json ephemeral = ephemeral_container(some);
+  EXPECT_EQ(ephemeral["env"].back(), Json::parse(R"({
+      "name": "TRAFFICMIRROR_CREDENTIALS",
+      "valueFrom": {"secretKeyRef": {"name": "logins.of-shop", "key": "credentials.yaml"}}})"));
+  const Json injected = injected_container(some, InjectedAs::container, Requests::little);
+  EXPECT_EQ(injected["env"], Json::array({pod_name}));
+  for (const Json* container : {&ephemeral, &injected}) {
+    const std::string its = container->at("args").dump();
+    EXPECT_NE(its.find(R"("--protocol","5432=postgresql","--protocol","3306=mysql")"),
+              std::string::npos);
+  }
+  const char* const file = "/etc/trafficmirror/tls/logins.of-shop/credentials.yaml";
+  EXPECT_NE(injected["args"].dump().find(std::string(R"("--credentials",")") + file),
+            std::string::npos);
+  EXPECT_EQ(ephemeral["args"].dump().find("--credentials"), std::string::npos);
+  EXPECT_EQ(injected["volumeMounts"].size(), 1U);
+  EXPECT_EQ(identity_volume(some), Json::parse(R"({
+      "name": "trafficmirror-checkout-v2-0a1b2c3d",
+      "projected": {"defaultMode": 256, "sources": [
+          {"secret": {"name": "trafficmirror-checkout-v2-0a1b2c3d", "optional": true}},
+          {"secret": {"name": "logins.of-shop", "optional": true, "items": [
+              {"key": "credentials.yaml", "path": "logins.of-shop/credentials.yaml"}]}}]}})"));
+}
+
+// Of another Secret, the passwords are others.
+TEST(SidecarContainer, IsAnotherOneWithAnotherSecretOrTimeout) {
+  SidecarSettings some = settings(), other = settings();
+  some.logins_secret = "logins";
+  other.logins_secret = "others";
+  const auto injected = [](const SidecarSettings& its) {
+    return revision_of(injected_container(its, InjectedAs::container, Requests::little));
+  };
+  const auto ephemeral = [](const SidecarSettings& its) {
+    return revision_of(ephemeral_container(its));
+  };
+  EXPECT_NE(injected(some), injected(other));
+  EXPECT_NE(ephemeral(some), ephemeral(other));
+  EXPECT_NE(ephemeral(some), ephemeral(settings()));
+  other = some;
+  other.memory_limit *= 2;
+  EXPECT_EQ(injected(some), injected(other));
+  other.idle_timeout = "2h";
+  other.response_timeout = "5s";
+  EXPECT_NE(injected(some), injected(other));
+  EXPECT_NE(ephemeral_container(other)["args"].dump().find(
+                R"("--idle-timeout","2h","--response-timeout","5s")"),
+            std::string::npos);
 }
 
 TEST(SidecarContainer, LeavesOutWhatIsNotGiven) {
