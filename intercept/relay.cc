@@ -200,6 +200,7 @@ void Relay::counted(StreamId stream, const SidecarCounts& since) {
   SidecarCounts& counts = streams_[stream].counts;
   counts.add(since);
   counts.sessions = since.sessions;
+  counts.replay = since.replay;
   totals_.add(since);
 }
 
@@ -507,6 +508,7 @@ Relay::Status Relay::status() const {
     SidecarCounts& counts = status.sidecars[stream.sidecar];
     counts.add(stream.counts);
     counts.sessions += stream.counts.sessions;
+    counts.replay = stream.counts.replay;
     status.totals.sessions += stream.counts.sessions;
   }
   return status;

@@ -55,6 +55,11 @@ SidecarCounts to_counts(const v1::Statistics& statistics) {
   counts.exchanges = statistics.exchanges();
   counts.closed.insert(statistics.sessions_closed().begin(), statistics.sessions_closed().end());
   counts.shed.insert(statistics.shed().begin(), statistics.shed().end());
+  if (statistics.has_replay()) {
+    const v1::Replay& replay = statistics.replay();
+    counts.replay.emplace().packets = replay.packets();
+    if (replay.has_percent()) counts.replay->percent = replay.percent();
+  }
   return counts;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 namespace trafficmirror::intercept {
@@ -14,7 +15,15 @@ struct SidecarCounts {
   std::map<std::string, uint64_t> closed;  // sessions, by reason
   std::map<std::string, uint64_t> shed;    // by reason
 
-  // Adds what was counted since; `sessions` is no sum and stays.
+  // How far it is, of one that replays a capture.
+  struct Replay {
+    uint64_t packets = 0;
+    std::optional<uint32_t> percent;
+    bool operator==(const Replay&) const = default;
+  };
+  std::optional<Replay> replay{};
+
+  // Adds what was counted since; `sessions` and `replay` are no sums and stay.
   void add(const SidecarCounts& since) {
     sessions_opened += since.sessions_opened;
     exchanges += since.exchanges;

@@ -26,6 +26,9 @@ std::string to_json(const Relay::Status& status) {
   for (const auto& [name, counts] : status.sidecars) {
     sidecars.push_back(to_object(counts));
     sidecars.back()["name"] = name;
+    if (!counts.replay) continue;
+    sidecars.back()["replay"]["packets"] = counts.replay->packets;
+    if (counts.replay->percent) sidecars.back()["replay"]["percent"] = *counts.replay->percent;
   }
   const nlohmann::json all = {{"ready", !status.not_ready},
                               {"message", status.not_ready.value_or("")},

@@ -11,6 +11,7 @@
 #include "operator/check.h"
 #include "operator/names.h"
 #include "operator/pods.h"
+#include "operator/replay.h"
 #include "operator/selector.h"
 
 namespace trafficmirror::kubectl {
@@ -82,7 +83,23 @@ std::vector<Json> alive(const Objects& pods, const Json& selector) {
   return found;
 }
 
+Json replaying_pod(const Mirror& mirror) {
+  Json pod = controller::job_for(mirror, controller::sidecar_settings(mirror, stand_in))
+                 .object["spec"]["template"];
+  pod["apiVersion"] = "v1";
+  pod["kind"] = "Pod";
+  pod["metadata"]["namespace"] = mirror.key.namespace_;
+  pod["metadata"]["generateName"] = "trafficmirror-doctor-";
+  return pod;
+}
+
+// Those that stream to the intercept: of a capture the one that replays it.
 std::vector<Json> production_pods(const Examination& seen, const Mirror& mirror) {
+  if (mirror.capture) {
+    std::vector<Json> pods{replaying_pod(mirror)};
+    pods.front()["metadata"]["name"] = "of the replay";
+    return pods;
+  }
   return alive(seen.pods, mirror.selector);
 }
 
@@ -150,10 +167,15 @@ class Doctor {
     if (readable) {
       check_consent();
       const Plan plan = plan_as_if_all_agreed();
-      check_pods(plan);
-      if (injected_) check_injection();
       if (!mirror_.logins_secret.empty()) check_logins();
-      check_sidecar_admission();
+      if (mirror_.capture) {
+        check_claim();
+        check_replay_admission();
+      } else {
+        check_pods(plan);
+        if (injected_) check_injection();
+        check_sidecar_admission();
+      }
       check_shadow(plan);
       check_intercept_admission();
       check_policies(plan);
@@ -187,6 +209,7 @@ class Doctor {
       return fail("server", version +
                                 " can't attach to running pods (1.25 and later can): set "
                                 "spec.source.attach to Auto or Sidecar");
+    if (mirror_.capture) return ok("server", version);
     ok("server",
        version + (injected_ ? ": sidecars are injected into pods as they are created"
                             : ": sidecars are attached to running pods, without a restart"));
@@ -316,6 +339,17 @@ class Doctor {
 
   // ---- production
 
+  void check_claim() {
+    if (!has(seen_.claim, "claim")) return;
+    const std::string name = mirror_.key.namespace_ + "/" + mirror_.capture->claim;
+    if (seen_.claim->empty())
+      return fail("claim", "there is no PersistentVolumeClaim " + name +
+                               ": create it, or correct spec.source.capture.claimName");
+    ok("claim", "PersistentVolumeClaim " + name + " is there, " +
+                    seen_.claim->front().value("/status/phase"_json_pointer, "Pending") +
+                    "; whether it has the file shows when it is replayed");
+  }
+
   void check_pods(const Plan& plan) {
     if (!has(seen_.pods, "pods")) return;
     const std::vector<Json> pods = production_pods(seen_, mirror_);
@@ -434,6 +468,21 @@ class Doctor {
     if (label_forbids)
       return add(seen_.server < with_pod_security ? Level::warning : Level::failure, check, cure);
     ok(check, "the labels of namespace " + name + " do not forbid " + capabilities);
+  }
+
+  // It needs no right that a namespace could forbid.
+  void check_replay_admission() {
+    const char* const check = "admission";
+    const std::string what = "the replay's pod";
+    if (!seen_.sidecar_refused)
+      return ok(check,
+                "namespace " + mirror_.key.namespace_ + " takes " + what + ", as a dry run says");
+    if (is_no_answer(*seen_.sidecar_refused))
+      return add(Level::unchecked, check, seen_.sidecar_refused->message);
+    warn(check, "the API server refuses " + what +
+                    " (of an image that stands in for the "
+                    "operator's): " +
+                    seen_.sidecar_refused->message);
   }
 
   void check_sidecar_admission() {
@@ -608,6 +657,10 @@ Trials trials_for(const Examination& seen) {
   const Mirror& mirror = parsed.mirror;
   if (!seen.shadow_namespace || !seen.shadow_namespace->empty())
     trials.intercept_pod = intercept_pod(mirror, seen.abilities);
+  if (mirror.capture) {
+    trials.pod_with_sidecar = replaying_pod(mirror);
+    return trials;
+  }
   const std::vector<Json> pods = production_pods(seen, mirror);
   if (pods.empty()) return trials;
   if (controller::is_mirrored_by_injection(mirror, seen.abilities)) {

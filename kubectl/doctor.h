@@ -25,7 +25,7 @@ inline Objects none() {
 // speaks: Pod Security, quotas, policies.
 struct Trials {
   std::optional<kube::Json> intercept_pod;
-  // One of these two.
+  // One of these two. The former is that of the replay where there is one.
   std::optional<kube::Json> pod_with_sidecar;
   std::optional<controller::Attachment> ephemeral;
 };
@@ -46,6 +46,7 @@ struct Examination {
   Objects production_namespace = none();
   Objects mirrors = none();
   Objects pods = none();
+  Objects claim = none();  // of a capture
   Objects production_policies = none();
   Objects logins_secret = none();  // where the mirror names one
   // And the shadow's.

@@ -85,6 +85,8 @@ Examination examine(Client& client, const kube::Discovery& discovery, const Json
   seen.production_namespace = one(client, resources::namespaces, {"", production});
   seen.mirrors = seen.defined ? list(client, resources::mirrors, production) : none();
   seen.pods = list(client, resources::pods, production);
+  if (parsed.capture)
+    seen.claim = one(client, resources::claims, {production, parsed.capture->claim});
   seen.production_policies = list(client, resources::network_policies, production);
   if (!parsed.logins_secret.empty())
     seen.logins_secret = one(client, resources::secrets, {production, parsed.logins_secret});

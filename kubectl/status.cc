@@ -11,6 +11,7 @@
 #include "operator/mirror.h"
 #include "operator/names.h"
 #include "operator/pods.h"
+#include "operator/replay.h"
 #include "operator/selector.h"
 
 namespace trafficmirror::kubectl {
@@ -84,7 +85,8 @@ std::string target_of(const Mirror& mirror) {
   return text + (mirror.shadow_port ? ", port " + std::to_string(mirror.shadow_port->number) : "");
 }
 
-std::string source_of(const Mirror& mirror) {
+// What is copied from where, or replayed.
+std::vector<std::string> source_row(const Mirror& mirror) {
   std::string ports;
   for (const net::ProductionPort port : mirror.ports)
     ports += (ports.empty() ? "" : ", ") + port.to_string();
@@ -92,9 +94,32 @@ std::string source_of(const Mirror& mirror) {
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
   std::string filter = mirror.filter;  // may be of several lines
   std::replace(filter.begin(), filter.end(), '\n', ' ');
-  return (mirror.percent == 100 ? "all" : percent + "% of the") + " connections to port " + ports +
-         " of pods " + selector_text(mirror.selector) +
-         (filter.empty() ? "" : ", as far as they are " + filter);
+  if (!filter.empty()) filter = ", as far as they are " + filter;
+  const std::string connections =
+      (mirror.percent == 100 ? "all" : percent + "% of the") + " connections to port " + ports;
+  if (!mirror.capture)
+    return {"copies", connections + " of pods " + selector_text(mirror.selector) + filter};
+  return {"replays", connections + " in " + capture_text(*mirror.capture) + filter};
+}
+
+// In one line, how far the replay is.
+std::string replay_of(const Json& replay) {
+  std::string text = replay.value("phase", "");
+  if (replay.contains("packets"))
+    text += ", " + with_commas(replay.value("packets", int64_t{0})) + " packets";
+  if (replay.contains("percent"))
+    text += ", " + std::to_string(replay.value("percent", 0)) + " % of the capture";
+  return text;
+}
+
+std::string indented(const std::string& lines) {
+  std::string text = indentation;
+  for (const char each : lines) {
+    text += each;
+    if (each == '\n') text += indentation;
+  }
+  text.erase(text.find_last_not_of(" \n") + 1);
+  return text + "\n";
 }
 
 // Why no sidecar runs in it, or nothing.
@@ -208,7 +233,7 @@ Told status_of_one(const Json& mirror, const kube::Result<std::vector<Json>>& po
   const controller::ParsedMirror parsed = controller::parse_mirror(mirror);
   std::vector<std::vector<std::string>> rows;
   if (parsed.problem.empty()) {
-    rows.push_back({"copies", source_of(parsed.mirror)});
+    rows.push_back(source_row(parsed.mirror));
     rows.push_back({"to", target_of(parsed.mirror)});
   }
   if (const std::string since = kube::text_at(mirror, "/status/startedAt"); !since.empty()) {
@@ -216,7 +241,10 @@ Told status_of_one(const Json& mirror, const kube::Result<std::vector<Json>>& po
     rows.push_back({"since", since + ", " + age_at(since, now) + " ago" +
                                  (duration.empty() ? "" : "; it ends after " + duration)});
   }
-  if (parsed.problem.empty() && ready != "stopped")
+  const Json replay = mirror.value("/status/replay"_json_pointer, Json::object());
+  if (!replay.empty())
+    rows.push_back({"replay", replay_of(replay)});
+  else if (parsed.problem.empty() && ready != "stopped" && !parsed.mirror.capture)
     for (auto& row : rows_of_pods(mirror, parsed.mirror, pods)) rows.push_back(std::move(row));
   rows.push_back({"sessions", with_commas(count_at(mirror, "/status/sessions")) + " now"});
   rows.push_back({"exchanges",
@@ -225,6 +253,7 @@ Told status_of_one(const Json& mirror, const kube::Result<std::vector<Json>>& po
   rows.push_back(
       {"shed", with_commas(shed) + (shed == 0 ? "" : ", by reason in the sidecars' /metrics")});
   told.text += "\n" + table_of(rows, indentation);
+  if (replay.contains("report")) told.text += "\n" + indented(replay.value("report", ""));
 
   rows.clear();
   for (const char* type : conditions_by_cause)

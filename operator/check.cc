@@ -53,8 +53,8 @@ std::optional<Problem> problem_of(const Json& mirror) {
     return Problem{"", "the operator has not looked at it since it was changed"};
   const std::string reason = ready->value("reason", "");
   // Not by what its user has to put right, such as a namespace that does not consent.
-  const bool is_wanted =
-      mirror.value("/spec/paused"_json_pointer, false) || reason == "DurationOver";
+  const bool is_wanted = mirror.value("/spec/paused"_json_pointer, false) ||
+                         reason == "DurationOver" || reason == "Replayed";
   if (ready->value("status", "") == "True" || (is_wanted && is_stopped(mirror)))
     return std::nullopt;
   return Problem{reason, ready->value("message", "")};

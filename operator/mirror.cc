@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 #include <utility>
 
 #include "operator/filter.h"
 #include "operator/names.h"
 #include "operator/selector.h"
 #include "program/flags.h"
+#include "sidecar/replay/schedule.h"
 
 namespace trafficmirror::controller {
 namespace {
@@ -116,13 +118,65 @@ std::string read_ports(const Json& spec, Mirror& mirror) {
   return mirror.ports.empty() ? "spec.source.ports is empty: give the port that is copied" : "";
 }
 
-std::string read_spec(const Json& spec, Mirror& mirror) {
-  if (!spec.contains("/source/selector"_json_pointer)) return "spec.source.selector is missing";
-  mirror.selector = spec["source"]["selector"];
+// Within the volume, and nowhere else.
+bool is_relative(const std::string& path) {
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find('/', begin), path.size());
+    const std::string part = path.substr(begin, end - begin);
+    if (part.empty() || part == "." || part == "..") return false;
+    begin = end + 1;
+  }
+  return true;
+}
+
+std::string read_capture(const Json& source, Capture& capture) {
+  const std::string field = "spec.source.capture.";
+  read(source, "/capture/claimName", capture.claim);
+  if (capture.claim.empty())
+    return field + "claimName is missing: name a PersistentVolumeClaim of this namespace";
+  read(source, "/capture/path", capture.path);
+  if (!is_relative(capture.path))
+    return field + "path is " + capture.path +
+           ": write it from the volume's root on, such as 2030-01-01/web.pcap, without ..";
+  read(source, "/capture/speed", capture.speed);
+  if (!replay::parse_speed(capture.speed))
+    return field + "speed is " + capture.speed + ": 1x, 2x or 0.5x (0.01x to 1000x), or max";
+  read(source, "/capture/loop", capture.loop);
+  read(source, "/capture/from", capture.from);
+  read(source, "/capture/until", capture.until);
+  replay::Schedule::Options part;
+  for (const auto& [name, text, moment] :
+       {std::tuple("from", &capture.from, &part.from), {"until", &capture.until, &part.until}}) {
+    if (text->empty()) continue;
+    *moment = replay::parse_moment(*text);
+    if (!*moment)
+      return field + name + " is " + *text +
+             ": such as 2030-01-01T12:00:00Z, or 90s from the first packet on";
+  }
+  if (replay::nothing_within(part))
+    return field + "until is not later than from: nothing is between them";
+  for (const auto& [name, of_pods] : {std::pair("interface", "eth0"), {"attach", "Auto"}})
+    if (source.value(name, of_pods) != of_pods)
+      return std::string("spec.source.") + name +
+             " is for pods, and a capture has none: leave it out";
+  return "";
+}
+
+std::string read_source(const Json& spec, Mirror& mirror) {
+  const Json source = spec.value("source", Json::object());
+  if (source.contains("selector") == source.contains("capture"))
+    return "spec.source needs a selector or a capture, and not both";
+  if (source.contains("capture")) return read_capture(source, mirror.capture.emplace());
+  mirror.selector = source["selector"];
   if (const auto problem = problem_of_selector(mirror.selector))
     return "spec.source.selector: " + *problem;
+  return "";
+}
+
+std::string read_spec(const Json& spec, Mirror& mirror) {
+  if (auto problem = read_source(spec, mirror); !problem.empty()) return problem;
   if (auto problem = read_ports(spec, mirror); !problem.empty()) return problem;
-  read(spec, "/source/interface", mirror.interface);
+  if (!mirror.capture) read(spec, "/source/interface", mirror.interface);
   std::string attach = "Auto";
   read(spec, "/source/attach", attach);
   mirror.attach = attach == "Ephemeral" ? Attach::ephemeral

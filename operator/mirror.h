@@ -22,6 +22,17 @@ namespace trafficmirror::controller {
 
 enum class Attach { automatic, ephemeral, sidecar };
 
+// spec.source.capture, in place of pods: a file of a PersistentVolumeClaim in the mirror's
+// namespace, and how it is replayed, in the words of the sidecar's flags.
+struct Capture {
+  std::string claim;
+  std::string path;  // within the volume
+  std::string speed = "1x";
+  uint32_t loop = 1;
+  std::string from{};  // empty: from its start, to its end
+  std::string until{};
+};
+
 // spec.shadow.service, or the selector in its place.
 struct ShadowService {
   std::string name;
@@ -41,7 +52,8 @@ struct Mirror {
   bool deleted = false;
   bool has_finalizer = false;
 
-  kube::Json selector;  // a LabelSelector
+  std::optional<Capture> capture{};
+  kube::Json selector;  // a LabelSelector; null, which selects nothing, where there is a capture
   std::vector<net::ProductionPort> ports;
   std::string interface {};
   Attach attach = Attach::automatic;

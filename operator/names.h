@@ -29,6 +29,8 @@ constexpr const char* applied = "trafficmirror.dev/applied";
 // Annotation of an intercept's pod: the hash of the configuration that it should have. Changing a
 // pod makes its kubelet look at its volumes at once.
 constexpr const char* configuration = "trafficmirror.dev/configuration";
+// Annotation of a Job: the revision of what it replays.
+constexpr const char* replay = "trafficmirror.dev/replay";
 
 // Of the Secret with the passwords of logins: the key of the file.
 constexpr const char* credentials = "credentials.yaml";
@@ -58,6 +60,8 @@ inline const kube::Resource config_maps{"", "v1", "configmaps"};
 inline const kube::Resource secrets{"", "v1", "secrets"};
 inline const kube::Resource service_accounts{"", "v1", "serviceaccounts"};
 inline const kube::Resource deployments{"apps", "v1", "deployments"};
+inline const kube::Resource jobs{"batch", "v1", "jobs"};
+inline const kube::Resource claims{"", "v1", "persistentvolumeclaims"};
 inline const kube::Resource network_policies{"networking.k8s.io", "v1", "networkpolicies"};
 inline const kube::Resource disruption_budgets{"policy", "v1", "poddisruptionbudgets"};
 inline const kube::Resource disruption_budgets_beta{"policy", "v1beta1", "poddisruptionbudgets"};

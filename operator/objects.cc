@@ -6,6 +6,7 @@
 #include "operator/certificates.h"
 #include "operator/names.h"
 #include "operator/pods.h"
+#include "operator/replay.h"
 
 namespace trafficmirror::controller {
 namespace {
@@ -129,7 +130,8 @@ WantedObject deployment(const Mirror& mirror, const Settings& settings) {
 
 // The sidecars reach the stream, and the operator the probes; the intercept reaches the shadow.
 WantedObject network_policy(const Mirror& mirror, const InterceptInput& input) {
-  Json sidecars = {{"podSelector", mirror.selector},
+  Json sidecars = {{"podSelector", mirror.capture ? Json{{"matchLabels", replay_labels(mirror)}}
+                                                  : mirror.selector},
                    {"namespaceSelector", Json::object()}};  // any: its certificate tells it
   if (!input.production_namespace_labels.is_null())
     sidecars["namespaceSelector"]["matchLabels"] = input.production_namespace_labels;

@@ -8,6 +8,7 @@
 #include "operator/kube/wall_time.h"
 #include "operator/names.h"
 #include "operator/pods.h"
+#include "operator/replay.h"
 #include "operator/selector.h"
 
 namespace trafficmirror::controller {
@@ -18,6 +19,8 @@ using kube::Json;
 // Sidecars that do not end within this, once told to, are left to themselves: one without an
 // intercept gives up after ten minutes.
 constexpr std::chrono::seconds stop_within{30};
+// An intercept that has heard the end of a replay has said by then what was counted.
+constexpr std::chrono::seconds replay_counted_within{10};
 constexpr std::chrono::seconds first_attach_pause{10};
 constexpr std::chrono::seconds longest_attach_pause{600};
 
@@ -61,6 +64,7 @@ class Planner {
     }
     const Verdict consented = consent();
     read_started();
+    look_at_replay();
     stopped_ = why_stopped(consented);
     if (!stopped_) find_targets();
     look_at_pods();
@@ -129,7 +133,107 @@ class Planner {
     if (is_over())
       return no("DurationOver", "it mirrored for spec.duration, " + mirror_.duration_text +
                                     ": change that, or pause and go on, to begin anew");
-    return std::nullopt;
+    return why_replay_ended();
+  }
+
+  // ---- the replay of a capture
+
+  // What has become of it: out of its status, and of its Job and that one's pod where they are.
+  void look_at_replay() {
+    if (seen_.status.contains("replay")) replay_ = seen_.status["replay"];
+    // What can't be read may be it again later.
+    if (!seen_.mirror.problem.empty() || mirror_.deleted) return;
+    if (!mirror_.capture) {
+      replay_ = nullptr;
+      return;
+    }
+    const std::string revision = replay_revision(mirror_);
+    if (mirror_.paused) {
+      // Going on begins it anew, as it does a duration.
+      if (!replay_.is_null()) replay_.erase("revision");
+      return;
+    }
+    if (replay_.is_null() || replay_.value("revision", "") != revision)
+      replay_ = {{"revision", revision}, {"phase", phases::pending}};
+    for (const Observation::Owned& owned : seen_.owned) {
+      const Json& job = *owned.object;
+      if (owned.resource != resources::jobs ||
+          job.contains("/metadata/deletionTimestamp"_json_pointer))
+        continue;
+      const Json annotations = job.value("/metadata/annotations"_json_pointer, Json::object());
+      if (annotations.value(names::replay, "") == revision) job_ = owned.object;
+    }
+    if (job_)
+      look_at_job();
+    else if (phase() == phases::running)
+      replay_["phase"] = phases::stopped;
+    read_progress();
+  }
+
+  void look_at_job() {
+    bool has_another = false;
+    for (const SharedJson& pod : seen_.replay_pods) {
+      if (!is_pod_of(*pod, *job_)) continue;
+      if (!replay_.contains("pod") || replay_["pod"] == kube::key_of(*pod).name)
+        replay_pod_ = pod;
+      else
+        has_another = true;
+    }
+    // Servers before 1.26 replace a pod that was taken away, which would replay all of it again.
+    if (has_another && !is_end(phase())) replay_["phase"] = phases::stopped;
+    if (phase() == phases::stopped) return;
+    replay_ = replay_after(std::move(replay_), *job_, replay_pod_.get(), name_);
+    if (replay_pod_ && phase() != phases::pending) replay_["pod"] = kube::key_of(*replay_pod_).name;
+  }
+
+  std::string phase() const { return replay_.is_null() ? "" : replay_.value("phase", ""); }
+
+  // Each intercept is told the same, sooner or later.
+  void read_progress() {
+    if (phase() != phases::running || !replay_pod_) return;
+    for (const auto& [pod, reading] : seen_.readings) {
+      if (!reading.report) continue;
+      const auto found = reading.report->replays.find(kube::key_of(*replay_pod_).name);
+      if (found == reading.report->replays.end() ||
+          found->second.packets < replay_.value("packets", uint64_t{0}))
+        continue;
+      replay_["packets"] = found->second.packets;
+      if (found->second.percent) replay_["percent"] = *found->second.percent;
+    }
+  }
+
+  std::optional<Verdict> why_replay_ended() const {
+    if (!mirror_.capture || !is_end(phase())) return std::nullopt;
+    const std::string what = capture_text(*mirror_.capture);
+    const std::string anew = "; to replay it anew, set spec.paused to true and back to false";
+    if (phase() == phases::succeeded)
+      return no("Replayed", what + " was replayed: see status.replay.report" + anew);
+    if (phase() == phases::failed)
+      return no("ReplayFailed", what + ": " + replay_.value("message", "") + anew);
+    return no("ReplayStopped", what + " was not replayed to its end" + anew);
+  }
+
+  // It stays for its log, and until another is wanted.
+  bool is_kept(const Observation::Owned& owned) const {
+    return job_ && owned.object == job_ && (!stopped_ || is_end(phase())) &&
+           phase() != phases::stopped;
+  }
+
+  void end_replay() {
+    if (phase() == phases::running) replay_["phase"] = phases::stopped;
+    for (const Observation::Owned& owned : seen_.owned)
+      if (owned.resource == resources::jobs && !is_kept(owned)) plan_.surplus.push_back(owned);
+  }
+
+  // Not before all is well that it needs; and once, as what has a Job or had one is not Pending.
+  void begin_replay() {
+    const bool any_job = std::any_of(seen_.owned.begin(), seen_.owned.end(), [](const auto& owned) {
+      return owned.resource == resources::jobs;
+    });
+    if (any_job || stopping_ || phase() != phases::pending || no_targets_ ||
+        ready_intercepts() == 0 || judge_reply_path().status != "True")
+      return;
+    plan_.objects.push_back(job_for(mirror_, sidecar_settings(mirror_, settings_)));
   }
 
   // ---- the shadow
@@ -440,8 +544,9 @@ class Planner {
     // What the spec asks for since then has half a minute of its own.
     const bool edited = seen_.status.value("observedGeneration", int64_t{0}) != mirror_.generation;
     if (!stopping_since_ || edited) stopping_since_ = seen_.now;
-    const WallTime until = *stopping_since_ + stop_within;
-    stopping_ = some_left && has_intercept() && seen_.now < until;
+    WallTime until = *stopping_since_ + stop_within;
+    if (!some_left && why_replay_ended()) until = *stopping_since_ + replay_counted_within;
+    stopping_ = (some_left || why_replay_ended()) && has_intercept() && seen_.now < until;
     if (stopping_) look_again_at(until);
   }
 
@@ -468,8 +573,10 @@ class Planner {
   }
 
   void take_down() {
+    end_replay();
     if (!stopping_) {
-      plan_.surplus = seen_.owned;
+      for (const Observation::Owned& owned : seen_.owned)
+        if (owned.resource != resources::jobs) plan_.surplus.push_back(owned);
       plan_.remove_finalizer = mirror_.deleted && mirror_.has_finalizer && seen_.owned.empty();
       return;
     }
@@ -512,15 +619,17 @@ class Planner {
                               sidecar_identity(mirror_.key));
     plan_.objects = objects_for(mirror_, input, settings_, abilities_);
     notify(configuration_of(mirror_, targets_, stopping_), mirror_.shadow_namespace);
+    begin_replay();
 
     for (const Observation::Owned& owned : seen_.owned) {
       const bool wanted =
+          is_kept(owned) ||
           std::any_of(plan_.objects.begin(), plan_.objects.end(), [&](const WantedObject& object) {
             return object.resource == owned.resource &&
                    kube::key_of(object.object) == kube::key_of(*owned.object);
           });
       if (wanted) continue;
-      if (!stopping_)
+      if (!stopping_ || owned.resource == resources::jobs)
         plan_.surplus.push_back(owned);
       else if (owned.resource == resources::config_maps)
         tell_to_stop(owned);  // of the namespace where the shadow was before
@@ -573,7 +682,7 @@ class Planner {
     if (no_targets_) return *no_targets_;
     if (const auto refused = seen_.refusals.find("objects"); refused != seen_.refusals.end())
       return no("ApplyRefused",
-                "the API server refuses what the intercept needs, which is tried again: " +
+                "the API server refuses what the mirror needs, which is tried again: " +
                     refused->second.message);
     const Observation::Owned* deployment =
         owned(resources::deployments, {mirror_.shadow_namespace, name_});
@@ -659,6 +768,55 @@ class Planner {
     return yes("Streaming", count_of(streams, matched_, "pods stream to the intercept"));
   }
 
+  Verdict judge_replay() const {
+    const std::string what = capture_text(*mirror_.capture);
+    if (stopping_) return no("Stopping", "sidecars end that are not wanted any more");
+    if (phase() == phases::running) {
+      const bool runs = replay_pod_ && is_running(*replay_pod_);
+      if (runs && !connected().contains(kube::key_of(*replay_pod_).name))
+        return no("NoStream", "the replay has no stream to an intercept: " + log_of_replay() +
+                                  " says why, such as a NetworkPolicy in the way");
+      return yes("Replaying", what + " is replayed");
+    }
+    if (!job_)
+      return no("WaitingForIntercept",
+                what + " is replayed when an intercept is ready and its reply path proven");
+    if (!replay_pod_)
+      return no("ReplayStarting", "its Job has no pod yet: kubectl describe job -n " +
+                                      mirror_.key.namespace_ + " " + name_ +
+                                      " says why, if that lasts");
+    return problem_of_replay(*replay_pod_);
+  }
+
+  std::string log_of_replay() const {
+    return "kubectl logs -n " + mirror_.key.namespace_ + " " + kube::key_of(*replay_pod_).name;
+  }
+
+  // Of its pod that does not run yet.
+  Verdict problem_of_replay(const Json& pod) const {
+    const std::string name = kube::key_of(pod).name, claim = mirror_.capture->claim;
+    if (const Json* scheduled = condition_of(pod, "PodScheduled")) {
+      const std::string message = scheduled->value("message", "");
+      if (message.find("persistentvolumeclaim \"" + claim + "\" not found") != std::string::npos)
+        return no("ClaimNotFound", "there is no PersistentVolumeClaim " + mirror_.key.namespace_ +
+                                       "/" + claim +
+                                       ": create it, or correct spec.source.capture.claimName");
+      return no("Unschedulable", "pod " + name + " finds no node: " + message);
+    }
+    for (const Container& container : containers_of(pod, name_)) {
+      if (is_image_problem(container.reason))
+        return no("ImagePullFailed", "pod " + name + ": the sidecar's image can't be pulled (" +
+                                         container.reason + "): " + container.message +
+                                         "; see the operator's --sidecar-image, and whether the "
+                                         "node may pull it");
+      if (container.reason.ends_with("Error"))
+        return no("ReplayStarting", "pod " + name + " does not start (" + container.reason +
+                                        "): " + container.message);
+    }
+    return no("ReplayStarting", "the replay is being started: kubectl describe pod -n " +
+                                    mirror_.key.namespace_ + " " + name + " says more");
+  }
+
   void write_status(const Verdict& consented) {
     Verdict attached, intercept, reply_path, mirroring;
     if (stopped_) {
@@ -666,12 +824,12 @@ class Planner {
       attached = intercept = mirroring = no(reason, stopped_->message);
       reply_path = unknown(reason, stopped_->message);
     } else {
-      attached = judge_attached();
+      attached = mirror_.capture ? yes("", "") : judge_attached();
       intercept = judge_intercept();
       reply_path = judge_reply_path();
-      mirroring = judge_mirroring();
+      mirroring = mirror_.capture ? judge_replay() : judge_mirroring();
     }
-    Verdict ready = yes("Mirroring", mirroring.message);
+    Verdict ready = yes(mirror_.capture ? mirroring.reason : "Mirroring", mirroring.message);
     if (stopped_) {
       ready = *stopped_;
       ready.status = "False";
@@ -694,9 +852,13 @@ class Planner {
              {"InterceptAvailable", &intercept},
              {"ReplyPathVerified", &reply_path},
              {"Mirroring", &mirroring}})
-      status["conditions"].push_back(condition(type, *verdict));
-    status["attached"] =
-        std::to_string(stopped_ ? running_ : attached_) + "/" + std::to_string(matched_);
+      // A capture has no pods to be attached to.
+      if (verdict != &attached || !mirror_.capture)
+        status["conditions"].push_back(condition(type, *verdict));
+    if (!mirror_.capture)
+      status["attached"] =
+          std::to_string(stopped_ ? running_ : attached_) + "/" + std::to_string(matched_);
+    if (!replay_.is_null()) status["replay"] = replay_;
     count(status);
     if (!started_ && !stopped_ && mirroring.status == "True") {
       started_ = seen_.now;
@@ -783,6 +945,10 @@ class Planner {
   bool stopping_ = false;           // sidecars are told to end, and some have not yet
   std::optional<WallTime> stopping_since_;
 
+  Json replay_;     // as it will stand in the status; null where there is none
+  SharedJson job_;  // that replays this, and is not about to end; null where there is none
+  SharedJson replay_pod_;
+
   std::vector<Target> targets_;
   std::optional<Verdict> no_targets_;
   Json shadow_selector_;
@@ -863,8 +1029,9 @@ std::vector<Change> changes_between(const Json& before, const Json& after) {
     // Ready repeats the reason of another; and where it does not run the others have none.
     if (status == "Unknown" || reason == "Stopping" || reason == "Stopped") continue;
     if (!said.insert(reason).second) continue;
-    changes.push_back({status == "True" ? kube::EventType::normal : kube::EventType::warning,
-                       reason, is.value("message", "")});
+    const bool well = status == "True" || reason == "Replayed";
+    changes.push_back({well ? kube::EventType::normal : kube::EventType::warning, reason,
+                       is.value("message", "")});
   }
   return changes;
 }

@@ -51,6 +51,7 @@ struct Observation {
     SharedJson object;
   };
   std::vector<Owned> owned;
+  std::vector<SharedJson> replay_pods;      // of Jobs, also those that have ended
   std::vector<SharedJson> intercept_pods;   // alive
   std::map<std::string, Reading> readings;  // by the name of the intercept's pod
   std::map<std::string, Refusal> refusals;  // by "objects", or "pod/NAME" for an attachment

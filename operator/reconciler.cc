@@ -17,6 +17,7 @@
 #include "operator/kube/work_queue.h"
 #include "operator/names.h"
 #include "operator/pods.h"
+#include "operator/replay.h"
 #include "operator/report_reader.h"
 #include "operator/selector.h"
 #include "program/metrics.h"
@@ -59,13 +60,17 @@ bool holds(const Json& actual, const Json& wanted) {
 // The status without what counts.
 Json without_counters(Json status) {
   for (const char* field : {"sessions", "exchanges", "shed", "counted"}) status.erase(field);
+  if (status.contains("replay"))
+    for (const char* field : {"packets", "percent"}) status["replay"].erase(field);
   return status;
 }
 
 // As a merge patch (RFC 7386), which takes away only what it names.
 Json patch_from(const Json& before, Json after) {
-  for (const auto& [field, value] : before.items())
-    if (!after.contains(field)) after[field] = nullptr;
+  for (const auto& [field, value] : before.items()) {
+    Json& its = after[field];  // null where there is none any more
+    if (value.is_object() && its.is_object()) its = patch_from(value, its);
+  }
   return after;
 }
 
@@ -104,7 +109,7 @@ class Reconciler::Implementation {
                                                        : resources::disruption_budgets_beta;
     for (const kube::Resource& resource :
          {resources::secrets, resources::config_maps, resources::service_accounts,
-          resources::deployments, resources::network_policies, budgets}) {
+          resources::deployments, resources::network_policies, resources::jobs, budgets}) {
       auto& place = owned_.emplace_back(resource, nullptr);
       place.second =
           follow(resource, project_owned,
@@ -352,6 +357,7 @@ class Reconciler::Implementation {
   void pod_changed(const Key& key) {
     const SharedJson pod = pods_->get(key);
     const Key intercept_of = pod ? mirror_of(*pod) : Key{};
+    if (!intercept_of.name.empty() && is_replay(*pod)) return add(intercept_of, crowd);
     if (!intercept_of.name.empty()) {
       follow_intercept(key, *pod);
       add(intercept_of, crowd);
@@ -475,6 +481,10 @@ class Reconciler::Implementation {
     const std::string name = name_for(mirror.key);
     const bool readable = seen.mirror.problem.empty();
     for (const SharedJson& pod : pods_->list(mirror.key.namespace_)) {
+      if (is_replay(*pod)) {
+        if (mirror_of(*pod) == mirror.key) seen.replay_pods.push_back(pod);
+        continue;
+      }
       if (!is_alive(*pod)) continue;
       if ((readable && mirror_of(*pod).name.empty() && selects(mirror.selector, labels_of(*pod))) ||
           !containers_of(*pod, name).empty())
@@ -492,7 +502,7 @@ class Reconciler::Implementation {
       seen.endpoints = endpoints_->get({mirror.shadow_namespace, service->name});
     }
     for (const SharedJson& pod : pods_->list(mirror.shadow_namespace)) {
-      if (!is_alive(*pod)) continue;
+      if (!is_alive(*pod) || is_replay(*pod)) continue;
       const auto* selector = std::get_if<Json>(&mirror.shadow);
       if (mirror_of(*pod) == mirror.key) {
         seen.intercept_pods.push_back(pod);
@@ -602,8 +612,10 @@ class Reconciler::Implementation {
     for (const Observation::Owned& owned : surplus) {
       if (owned.object->contains("/metadata/deletionTimestamp"_json_pointer)) continue;
       const Key key = kube::key_of(*owned.object);
-      done = wrote(client_.remove(owned.resource, key,
-                                  {.uid = kube::text_at(*owned.object, "/metadata/uid")}),
+      kube::DeleteOptions options{.uid = kube::text_at(*owned.object, "/metadata/uid")};
+      // It is gone when its pod is, and so no other replay begins before.
+      if (owned.resource == resources::jobs) options.propagation = "Foreground";
+      done = wrote(client_.remove(owned.resource, key, options),
                    owned.resource.plural + " " + to_text(key), true) &&
              done;
     }

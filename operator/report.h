@@ -21,6 +21,13 @@ struct Report {
   std::vector<ReplyPath> reply_path;
   // By the name of the sidecar's pod: its sessions now.
   std::map<std::string, uint64_t> sidecars;
+  // And how far it is, if it replays a capture.
+  struct Replay {
+    uint64_t packets = 0;
+    std::optional<uint32_t> percent;
+    bool operator==(const Replay&) const = default;
+  };
+  std::map<std::string, Replay> replays;
   // Since the intercept's start.
   uint64_t exchanges = 0;
   uint64_t shed = 0;  // for whatever reason

@@ -44,6 +44,7 @@ std::optional<std::string> problem_of_selector(const Json& selector) {
 }
 
 bool selects(const Json& selector, const Json& labels) {
+  if (selector.is_null()) return false;
   if (selector.contains("matchLabels")) {
     for (const auto& [key, value] : selector["matchLabels"].items())
       if (!labels.is_object() || !labels.contains(key) || labels[key] != value) return false;

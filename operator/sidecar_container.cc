@@ -12,6 +12,11 @@ namespace {
 using kube::Json;
 
 constexpr const char* identity_directory = "/etc/trafficmirror/tls";
+constexpr const char* capture_directory = "/capture";
+constexpr const char* termination_message = "/dev/termination-log";  // Kubernetes' default
+
+// Who replays a capture: nobody that a file could belong to by chance.
+constexpr int replaying_user = 65532;
 
 // What it needs when little is mirrored, so that it hardly weighs where the pod is scheduled.
 constexpr const char* requested_cpu = "10m";
@@ -20,6 +25,9 @@ constexpr const char* requested_memory = "64Mi";
 // node's time from production. Half a core copies more than ten thousand requests a second on
 // kept-alive connections, or three thousand connections a second.
 constexpr const char* cpu_limit = "500m";
+// A replay is beside nobody, and as fast as it may be: its two threads that work are one each for
+// the file and for the sessions.
+constexpr const char* replay_cpu_limit = "2";
 // Beside --memory-limit: the capture ring (16 MiB), batches and headers of the stream (6 MiB), and
 // the program with its libraries.
 constexpr uint64_t other_memory = 64 << 20;
@@ -44,7 +52,7 @@ std::string credentials_path(const SidecarSettings& settings) {
 }
 
 // What all forms have in common.
-Json container(const SidecarSettings& settings) {
+Json common(const SidecarSettings& settings) {
   Json args = Json::array();
   const auto add = [&](const char* flag, const std::string& value) {
     args.push_back(flag);
@@ -59,8 +67,6 @@ Json container(const SidecarSettings& settings) {
     add("--protocol", std::to_string(login.port.number) + "=" + login.protocol);
   if (!settings.idle_timeout.empty()) add("--idle-timeout", settings.idle_timeout);
   if (!settings.response_timeout.empty()) add("--response-timeout", settings.response_timeout);
-  // A pod that ends is served until its last connection does.
-  args.push_back("--outlive-production");
 
   Json container = {
       {"name", settings.name},
@@ -69,18 +75,61 @@ Json container(const SidecarSettings& settings) {
       {"env", Json::array({{{"name", "POD_NAME"},
                             {"valueFrom", {{"fieldRef", {{"fieldPath", "metadata.name"}}}}}}})},
       {"securityContext",
-       {{"capabilities", {{"drop", Json::array({"ALL"})}, {"add", Json::array({"NET_RAW"})}}},
+       {{"capabilities", {{"drop", Json::array({"ALL"})}}},
         {"allowPrivilegeEscalation", false},
         {"privileged", false},
         {"readOnlyRootFilesystem", true},
-        // A capability that is added takes effect only for root, whatever the pod says of its
-        // containers in general.
-        {"runAsUser", 0},
-        {"runAsNonRoot", false},
         {"seccompProfile", {{"type", "RuntimeDefault"}}}}}};
   if (!settings.image_pull_policy.empty())
     container["imagePullPolicy"] = settings.image_pull_policy;
   return container;
+}
+
+// Beside production.
+Json container(const SidecarSettings& settings) {
+  Json container = common(settings);
+  // A pod that ends is served until its last connection does.
+  container["args"].push_back("--outlive-production");
+  Json& security = container["securityContext"];
+  security["capabilities"]["add"] = Json::array({"NET_RAW"});
+  // A capability that is added takes effect only for root, whatever the pod says of its containers
+  // in general.
+  security["runAsUser"] = 0;
+  security["runAsNonRoot"] = false;
+  return container;
+}
+
+void mount_identity(const SidecarSettings& settings, Json& container) {
+  for (const auto& [flag, file] : {std::pair("--tls-certificate", "/tls.crt"),
+                                   {"--tls-key", "/tls.key"},
+                                   {"--tls-ca", "/ca.crt"}}) {
+    container["args"].push_back(flag);
+    container["args"].push_back(std::string(identity_directory) + file);
+  }
+  if (!settings.logins_secret.empty()) {
+    container["args"].push_back("--credentials");
+    container["args"].push_back(std::string(identity_directory) + "/" + credentials_path(settings));
+  }
+  container["volumeMounts"].push_back(
+      {{"name", settings.name}, {"mountPath", identity_directory}, {"readOnly", true}});
+}
+
+Json volume_of_secrets(const SidecarSettings& settings, int mode, bool optional) {
+  Json volume = {{"name", settings.name}};
+  if (settings.logins_secret.empty()) {
+    volume["secret"] = {
+        {"secretName", settings.secret}, {"optional", optional}, {"defaultMode", mode}};
+    return volume;
+  }
+  const Json identity = {{"name", settings.secret}, {"optional", optional}};
+  const Json logins = {
+      {"name", settings.logins_secret},
+      {"optional", optional},
+      {"items",
+       Json::array({{{"key", names::credentials}, {"path", credentials_path(settings)}}})}};
+  volume["projected"] = {{"defaultMode", mode},
+                         {"sources", Json::array({{{"secret", identity}}, {{"secret", logins}}})}};
+  return volume;
 }
 
 }  // namespace
@@ -101,20 +150,8 @@ Json ephemeral_container(const SidecarSettings& settings) {
 
 Json injected_container(const SidecarSettings& settings, InjectedAs form, Requests requests) {
   Json injected = container(settings);
-  Json& args = injected["args"];
-  for (const auto& [flag, file] : {std::pair("--tls-certificate", "/tls.crt"),
-                                   {"--tls-key", "/tls.key"},
-                                   {"--tls-ca", "/ca.crt"}}) {
-    args.push_back(flag);
-    args.push_back(std::string(identity_directory) + file);
-  }
-  if (!settings.logins_secret.empty()) {
-    args.push_back("--credentials");
-    args.push_back(std::string(identity_directory) + "/" + credentials_path(settings));
-  }
-  args.push_back("--stay");
-  injected["volumeMounts"] = Json::array(
-      {{{"name", settings.name}, {"mountPath", identity_directory}, {"readOnly", true}}});
+  mount_identity(settings, injected);
+  injected["args"].push_back("--stay");
   Json limits = {{"cpu", cpu_limit}, {"memory", quantity(settings.memory_limit + other_memory)}};
   Json requested = {{"cpu", requested_cpu}, {"memory", requested_memory}};
   injected["resources"] = {{"requests", requests == Requests::limits ? limits : requested},
@@ -125,21 +162,45 @@ Json injected_container(const SidecarSettings& settings, InjectedAs form, Reques
 
 Json identity_volume(const SidecarSettings& settings) {
   constexpr int readable_by_owner = 0400;
-  if (!settings.logins_secret.empty())
-    return {{"name", settings.name},
-            {"projected",
-             {{"defaultMode", readable_by_owner},
-              {"sources",
-               {{{"secret", {{"name", settings.secret}, {"optional", true}}}},
-                {{"secret",
-                  {{"name", settings.logins_secret},
-                   {"optional", true},
-                   {"items", Json::array({{{"key", names::credentials},
-                                           {"path", credentials_path(settings)}}})}}}}}}}}};
-  return {
-      {"name", settings.name},
-      {"secret",
-       {{"secretName", settings.secret}, {"optional", true}, {"defaultMode", readable_by_owner}}}};
+  return volume_of_secrets(settings, readable_by_owner, true);
+}
+
+Json replaying_pod(const SidecarSettings& settings, const Capture& capture) {
+  Json replay = common(settings);
+  mount_identity(settings, replay);
+  const auto add = [&](const char* flag, const std::string& value) {
+    replay["args"].push_back(flag);
+    replay["args"].push_back(value);
+  };
+  add("--pcap", std::string(capture_directory) + "/" + capture.path);
+  add("--speed", capture.speed);
+  add("--loop", std::to_string(capture.loop));
+  if (!capture.from.empty()) add("--from", capture.from);
+  if (!capture.until.empty()) add("--until", capture.until);
+  add("--report", termination_message);
+  replay["terminationMessagePath"] = termination_message;
+  replay["terminationMessagePolicy"] = "FallbackToLogsOnError";
+  constexpr const char* claim_volume = "capture";
+  replay["volumeMounts"].push_back(
+      {{"name", claim_volume}, {"mountPath", capture_directory}, {"readOnly", true}});
+  Json& security = replay["securityContext"];
+  security["runAsUser"] = security["runAsGroup"] = replaying_user;
+  security["runAsNonRoot"] = true;
+  replay["resources"] = {
+      {"requests", {{"cpu", requested_cpu}, {"memory", requested_memory}}},
+      {"limits",
+       {{"cpu", replay_cpu_limit}, {"memory", quantity(settings.memory_limit + other_memory)}}}};
+
+  constexpr int readable_by_all = 0444;  // root owns it, and nobody else is in this pod
+  return {{"restartPolicy", "Never"},
+          {"automountServiceAccountToken", false},
+          // Long enough to reset what is open at the shadow.
+          {"terminationGracePeriodSeconds", 15},
+          {"containers", Json::array({replay})},
+          {"volumes", Json::array({volume_of_secrets(settings, readable_by_all, false),
+                                   {{"name", claim_volume},
+                                    {"persistentVolumeClaim",
+                                     {{"claimName", capture.claim}, {"readOnly", true}}}}})}};
 }
 
 }  // namespace trafficmirror::controller

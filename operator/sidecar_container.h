@@ -53,4 +53,8 @@ kube::Json injected_container(const SidecarSettings& settings, InjectedAs form, 
 // With the passwords, too. Optional, since a Secret that is not there must not hold the pod up.
 kube::Json identity_volume(const SidecarSettings& settings);
 
+// For a pod of its own, which replays a capture and needs no right for it. The last words of its
+// container are its report, or where there is none its log's.
+kube::Json replaying_pod(const SidecarSettings& settings, const Capture& capture);
+
 }  // namespace trafficmirror::controller

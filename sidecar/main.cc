@@ -1,5 +1,8 @@
 #include <array>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
+#include <fstream>
 #include <iostream>
 #include <random>
 #include <string_view>
@@ -148,6 +151,13 @@ int run(int argc, const char* const* argv) {
   options.uplink.name = own_name();
   options.uplink.version = TRAFFICMIRROR_VERSION;
 
+  std::ofstream report;
+  if (!offline.report().empty()) {
+    report.open(offline.report());
+    if (!report)
+      throw program::StartError("--report " + offline.report() +
+                                " can't be written: " + std::strerror(errno));
+  }
   Shard shard(options, stop.descriptor());
   const program::HttpServer http(
       common.http, {[&] { return shard.not_ready(); }, [&] { return shard.metrics(); }});
@@ -158,6 +168,8 @@ int run(int argc, const char* const* argv) {
   shard.run();
   if (!options.replay) return 0;
   std::cout << shard.report_of_replay() << std::flush;
+  if (report.is_open() && !(report << shard.report_of_replay() << std::flush))
+    spdlog::warn("--report {} can't be written", offline.report());
   return shard.has_replayed() ? 0 : 1;
 }
 

@@ -75,6 +75,9 @@ OfflineFlags::OfflineFlags(CLI::App& app) {
                  "on"),
       add_moment(app, "--until", replay_.schedule.until,
                  "leave out what was captured then and later"),
+      app.add_option("--report", report_,
+                     "write the report at the replay's end into this file, too")
+          ->type_name("FILE"),
   };
   record_flag_ = app.add_option("--record", record_.path,
                                 "write what is captured into this file, to be replayed later")
@@ -110,8 +113,7 @@ void OfflineFlags::check(std::initializer_list<const CLI::Option*> live) const {
       pcap_ != "-" && (::stat(pcap_.c_str(), &status) != 0 || S_ISREG(status.st_mode));
   if (replays && replay_.rounds > 1 && !can_be_read_again)
     throw StartError("--loop needs a file that can be read again; --pcap " + pcap_ + " can't");
-  const auto& [speed, from, until] = replay_.schedule;
-  if (from && until && from->from_start == until->from_start && from->time >= until->time)
+  if (replay::nothing_within(replay_.schedule))
     throw StartError("--until is not later than --from: nothing is between them");
 }
 

@@ -28,10 +28,13 @@ class OfflineFlags {
   // Nothing where the flag for it was not given.
   std::optional<replay::Options> replay() const;
   std::optional<capture::Recorder::Options> record() const;
+  // Where the report of the replay is written, too; empty where that was not asked for.
+  const std::string& report() const { return report_; }
 
  private:
   std::string pcap_;
   replay::Options replay_;
+  std::string report_;
   capture::Recorder::Options record_;
   std::vector<const CLI::Option*> of_replay_;
   std::vector<const CLI::Option*> of_record_;

@@ -253,9 +253,9 @@ void Replicas::flush() {
   for (const auto& replica : replicas_) replica->rewriter.flush();
 }
 
-void Replicas::report() {
+void Replicas::report(const std::optional<uplink::ReplayProgress>& replay) {
   for (const auto& replica : replicas_)
-    if (replica->up && replica->uplink.report(engine_.unreported(replica->stream)))
+    if (replica->up && replica->uplink.report(engine_.unreported(replica->stream), replay))
       engine_.set_reported(replica->stream);
 }
 

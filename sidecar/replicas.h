@@ -61,8 +61,8 @@ class Replicas {
   Clock::time_point deadline() const;
   // Sends what the engine has put out.
   void flush();
-  // Tells each what it is to know of what was counted.
-  void report();
+  // Tells each what it is to know of what was counted, and how far the replay is, if it is one.
+  void report(const std::optional<uplink::ReplayProgress>& replay = {});
   // Ends all streams once everything that waits has gone out, at the latest after `timeout`.
   void finish(std::chrono::milliseconds timeout);
 

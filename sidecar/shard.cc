@@ -148,7 +148,8 @@ void Shard::run() {
       read_capture();
     engine_.run(now_);
     replicas_.flush();
-    if (replay_ && replay_->handed_over() && engine_.counters().active == 0) break;
+    replayed_ = replay_ && replay_->handed_over() && engine_.counters().active == 0;
+    if (replayed_) break;
     if (now >= report_at_) report();
     publish();
   }
@@ -324,7 +325,9 @@ session::Engine::Options Shard::with_login_log(session::Engine::Options options)
 // What the intercept is told for whoever asks it: seconds late, and now and then not at all.
 void Shard::report() {
   report_at_ = Clock::now() + report_interval;
-  replicas_.report();
+  std::optional<uplink::ReplayProgress> progress;
+  if (replay_) progress = {replay_->counts().packets, replay_->percent()};
+  replicas_.report(progress);
 }
 
 // ---- what others see

@@ -53,9 +53,10 @@ class Shard : private capture::PacketReceiver {
   // replayed. Then resets what is open at the shadow and ends the stream.
   void run();
 
-  // Behind a replay: what came of it, and whether any bytes of it reached the shadow.
+  // Behind a replay: what came of it, and whether it came to its end and any bytes of it reached
+  // the shadow.
   std::string report_of_replay() const;
-  bool has_replayed() const { return engine_.counters().bytes_to_shadow > 0; }
+  bool has_replayed() const { return replayed_ && engine_.counters().bytes_to_shadow > 0; }
 
   // Any thread.
   std::optional<std::string> not_ready() const;
@@ -100,6 +101,7 @@ class Shard : private capture::PacketReceiver {
   std::unique_ptr<capture::Capture> capture_;    // null while the interface is gone, or in a replay
   std::unique_ptr<capture::Recorder> recorder_;  // null where nothing is recorded
   std::unique_ptr<replay::Replay> replay_;       // null where it is live
+  bool replayed_ = false;                        // to its end
   Clock::time_point show_progress_at_;
   capture::RequestCopy request_copy_ = capture::RequestCopy::whole;
   capture::CaptureCounters earlier_captures_;

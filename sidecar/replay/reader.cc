@@ -1,5 +1,6 @@
 #include "sidecar/replay/reader.h"
 
+#include <algorithm>
 #include <array>
 
 #include <poll.h>
@@ -75,6 +76,7 @@ std::optional<Reader::Item> Reader::next() {
   const Entry& entry = current_.entries[taken_];
   Item item;
   item.round_ended = entry.round_ended;
+  item.percent = entry.percent;
   item.packet.bytes = std::span(current_.bytes).subspan(entry.begin, entry.length);
   item.packet.wire_length = entry.wire_length;
   item.packet.time = entry.time;
@@ -90,12 +92,6 @@ bool Reader::finished() {
 std::string Reader::problem() const {
   const std::lock_guard lock(mutex_);
   return problem_;
-}
-
-std::optional<int> Reader::percent_read() const {
-  const std::lock_guard lock(mutex_);
-  if (size_ == 0) return std::nullopt;
-  return static_cast<int>(position_ * 100 / size_);
 }
 
 // ---- the thread
@@ -118,20 +114,21 @@ void Reader::read_round(const std::string& path, uint32_t round) {
   while (round >= wanted_from_) {
     const auto packet = file.next();
     if (!packet) break;
-    if (!push(*packet, false)) return;
-    const std::lock_guard lock(mutex_);
-    position_ = file.input().position();
-    size_ = file.input().size();
+    if (!push(*packet, false, file.input())) return;
   }
   {
     const std::lock_guard lock(mutex_);
     if (problem_.empty()) problem_ = file.problem();
     if (!problem_.empty() && packets_ == 0) return;
   }
-  push({}, true);
+  push({}, true, file.input());
 }
 
-bool Reader::push(const capture::CapturedPacket& packet, bool round_ended) {
+bool Reader::push(const capture::CapturedPacket& packet, bool round_ended, const Input& input) {
+  // A file that is still written grows.
+  std::optional<int8_t> percent;
+  if (input.size() > 0)
+    percent = static_cast<int8_t>(std::min<uint64_t>(100, input.position() * 100 / input.size()));
   std::unique_lock lock(mutex_);
   room_.wait(lock, [&] {
     return ending_ ||
@@ -141,7 +138,7 @@ bool Reader::push(const capture::CapturedPacket& packet, bool round_ended) {
   if (waiting_.entries.empty()) notify(event_);
   packets_ += round_ended ? 0 : 1;
   waiting_.entries.push_back({waiting_.bytes.size(), static_cast<uint32_t>(packet.bytes.size()),
-                              packet.wire_length, packet.time, round_ended});
+                              packet.wire_length, packet.time, round_ended, percent});
   waiting_.bytes.insert(waiting_.bytes.end(), packet.bytes.begin(), packet.bytes.end());
   return true;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "sidecar/capture/capture.h"
+#include "sidecar/replay/input.h"
 
 namespace trafficmirror::replay {
 
@@ -32,6 +33,9 @@ class Reader {
 
   struct Item {
     bool round_ended = false;  // then there is no packet
+    // Of this round's file, as far as was read for it, in per cent; nothing where its size is not
+    // known.
+    std::optional<int> percent;
     capture::CapturedPacket packet;
   };
   // What comes next, the same until take(). Nothing where it is not read yet, or all is taken:
@@ -44,8 +48,6 @@ class Reader {
 
   // Why not all of the file could be read; empty where it could.
   std::string problem() const;
-  // Of this round's file, in per cent; nothing where that is not known.
-  std::optional<int> percent_read() const;
 
  private:
   struct Entry {
@@ -54,6 +56,7 @@ class Reader {
     size_t wire_length;
     std::chrono::nanoseconds time;
     bool round_ended;
+    std::optional<int8_t> percent;
   };
   struct Batch {
     std::vector<uint8_t> bytes;
@@ -63,7 +66,7 @@ class Reader {
   void read(const std::string& path, uint32_t rounds);
   void read_round(const std::string& path, uint32_t round);
   // False where no more is wanted.
-  bool push(const capture::CapturedPacket& packet, bool round_ended);
+  bool push(const capture::CapturedPacket& packet, bool round_ended, const Input& input);
   void wait_for_first(int stop_descriptor);
 
   int event_;
@@ -80,8 +83,6 @@ class Reader {
   bool finished_ = false;
   uint64_t packets_ = 0;
   std::string problem_;
-  uint64_t position_ = 0;
-  uint64_t size_ = 0;
 
   std::thread thread_;
 };

@@ -70,6 +70,7 @@ void Replay::hand_over(Clock::time_point now, session::Time engine_now) {
     } else if (!hand_over(item->packet, now, engine_now)) {
       return;
     }
+    percent_of_round_ = item->round_ended ? 0 : item->percent;
     bytes += sizeof *item + item->packet.bytes.size();
     reader_.take();
   }
@@ -141,13 +142,18 @@ std::optional<Replay::Direction> Replay::direction_of(const net::Packet& packet)
 
 // ---- what a person reads
 
+std::optional<uint32_t> Replay::percent() const {
+  if (handed_over_) return 100;
+  if (!percent_of_round_) return std::nullopt;
+  return static_cast<uint32_t>((counts_.rounds * 100 + *percent_of_round_) / options_.rounds);
+}
+
 std::string Replay::progress() const {
-  const auto percent = reader_.percent_read();
   std::string text = fmt::format("{:.1f} s of the capture", in_seconds(schedule_.passed()));
   if (options_.rounds > 1)
     text += fmt::format(", round {} of {}", std::min<uint64_t>(counts_.rounds + 1, options_.rounds),
                         options_.rounds);
-  if (percent && !handed_over_) text += fmt::format(", {} % of the file read", *percent);
+  if (percent() && !handed_over_) text += fmt::format(", {} % of it", *percent());
   switch (waiting_) {
     case Waiting::nothing:
       return text + (handed_over_ ? "; all is handed over, sessions go on" : "");

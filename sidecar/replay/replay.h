@@ -57,6 +57,8 @@ class Replay {
   bool handed_over() const { return handed_over_; }
 
   const Counts& counts() const { return counts_; }
+  // Of all rounds of the file, in per cent; nothing where that is not known.
+  std::optional<uint32_t> percent() const;
   // In one line, how far it is.
   std::string progress() const;
   // Several lines for a person, at the end.
@@ -81,6 +83,7 @@ class Replay {
   Counts counts_;
   std::optional<Clock::time_point> begun_at_;
   bool handed_over_ = false;
+  std::optional<int> percent_of_round_;
   bool reads_ = false;
   Waiting waiting_ = Waiting::nothing;
   std::optional<Clock::time_point> without_room_since_;

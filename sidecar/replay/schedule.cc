@@ -147,4 +147,9 @@ void Schedule::end_round() {
   first_.reset();
 }
 
+bool nothing_within(const Schedule::Options& options) {
+  const auto& [speed, from, until] = options;
+  return from && until && from->from_start == until->from_start && from->time >= until->time;
+}
+
 }  // namespace trafficmirror::replay

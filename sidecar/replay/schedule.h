@@ -69,4 +69,7 @@ class Schedule {
   std::chrono::nanoseconds earlier_rounds_{0};
 };
 
+// `until` is not later than `from`, as far as that can be told without the capture.
+bool nothing_within(const Schedule::Options& options);
+
 }  // namespace trafficmirror::replay

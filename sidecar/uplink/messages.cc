@@ -84,7 +84,12 @@ std::optional<program::TlsMaterial> to_identity(const v1::Configuration& message
   return program::TlsMaterial{identity.certificate(), identity.key(), identity.ca()};
 }
 
-void write_statistics(const session::Counters& since, v1::Statistics& message) {
+void write_statistics(const session::Counters& since, const std::optional<ReplayProgress>& replay,
+                      v1::Statistics& message) {
+  if (replay) {
+    message.mutable_replay()->set_packets(replay->packets);
+    if (replay->percent) message.mutable_replay()->set_percent(*replay->percent);
+  }
   message.set_sessions(since.active);
   message.set_sessions_opened(since.opened);
   message.set_exchanges(since.exchanges);

@@ -30,8 +30,15 @@ std::optional<program::Limits> to_limits(const v1::Configuration& message);
 // Nothing where there is none. Whether it is one shows when it is read.
 std::optional<program::TlsMaterial> to_identity(const v1::Configuration& message);
 
+// How far the replay of a capture is.
+struct ReplayProgress {
+  uint64_t packets = 0;             // read of it and dealt with
+  std::optional<uint32_t> percent;  // of all of it, where its size is known
+};
+
 // Names of reasons for which nothing was counted are left out.
-void write_statistics(const session::Counters& since, v1::Statistics& message);
+void write_statistics(const session::Counters& since, const std::optional<ReplayProgress>& replay,
+                      v1::Statistics& message);
 
 // Calls `take(const net::Packet&)` for each header of a batch. False where one can't be read; the
 // rest of the batch can't be told apart then.

@@ -140,10 +140,10 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     write_next();
   }
 
-  bool report(const session::Counters& since) {
+  bool report(const session::Counters& since, const std::optional<ReplayProgress>& replay) {
     const std::lock_guard lock(shared_->mutex);
     if (ended_ || finishing_ || report_) return false;
-    write_statistics(since, report_.emplace());
+    write_statistics(since, replay, report_.emplace());
     write_next();
     return true;
   }
@@ -350,7 +350,9 @@ class Uplink::Implementation {
     if (stream_) stream_->ask_for_more_source_ports();
   }
 
-  bool report(const session::Counters& since) { return stream_ && stream_->report(since); }
+  bool report(const session::Counters& since, const std::optional<ReplayProgress>& replay) {
+    return stream_ && stream_->report(since, replay);
+  }
 
   void end_stream() {
     if (stream_) stream_->finish();
@@ -414,8 +416,8 @@ bool Uplink::full() const {
 void Uplink::ask_for_more_source_ports() {
   implementation_->ask_for_more_source_ports();
 }
-bool Uplink::report(const session::Counters& since) {
-  return implementation_->report(since);
+bool Uplink::report(const session::Counters& since, const std::optional<ReplayProgress>& replay) {
+  return implementation_->report(since, replay);
 }
 void Uplink::end_stream() {
   implementation_->end_stream();

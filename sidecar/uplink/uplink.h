@@ -17,6 +17,7 @@
 #include "program/tls.h"
 #include "sidecar/session/counters.h"
 #include "sidecar/session/lease.h"
+#include "sidecar/uplink/messages.h"
 
 namespace trafficmirror::uplink {
 
@@ -82,8 +83,9 @@ class Uplink {
   bool full() const;
   void ask_for_more_source_ports();
   // What was counted since the last report that was taken. False where the one before still waits,
-  // or there is no stream: then it is to be part of a later one.
-  bool report(const session::Counters& since);
+  // or there is no stream: then it is to be part of a later one. `replay`: where it is none of live
+  // traffic.
+  bool report(const session::Counters& since, const std::optional<ReplayProgress>& replay = {});
 
   // Ends the stream once everything that waits has gone out: StreamLost follows, and a further
   // dial.

@@ -3,6 +3,7 @@ chart, load through a Service; and whatever happens, production answers each req
 resumes, and the counters account for every request that was not mirrored."""
 
 import collections
+import contextlib
 import http.client
 import json
 import os
@@ -26,10 +27,11 @@ from labtest import COMPLETE
 
 CHART = os.path.join(TOP, "deploy/helm/trafficmirror")
 SAMPLE = os.path.join(TOP, "deploy/manifests/samples/trafficmirror.yaml")
+REPLAY = os.path.join(TOP, "deploy/manifests/samples/replay.yaml")
 # Of each program's image, unpacked; and what it may do (capabilities(7)).
 MOST_MEGABYTES = {"sidecar": 40, "intercept": 60, "operator": 60}
 NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
-CAPABILITIES = {"sidecar": NET_RAW, "intercept": NET_ADMIN | NET_RAW, "operator": 0}
+CAPABILITIES = {"sidecar": NET_RAW, "intercept": NET_ADMIN | NET_RAW, "operator": 0, "replay": 0}
 # Of both servers, over the lives of all their pods.
 LOG = "/var/log/served"
 NGINX = f"""
@@ -265,9 +267,9 @@ class ClusterTest(unittest.TestCase):
 
     # --- what is seen -------------------------------------------------------------------------
 
-    def ready(self):
+    def ready(self, mirror="checkout-v2"):
         """(status, reason) of the mirror's condition, and what it says."""
-        conditions = self.cluster.get("tm", "-n", "shop", "checkout-v2").get("status", {}).get(
+        conditions = self.cluster.get("tm", "-n", "shop", mirror).get("status", {}).get(
             "conditions", [])
         for condition in conditions:
             if condition["type"] == "Ready":
@@ -446,13 +448,14 @@ class ClusterTest(unittest.TestCase):
         """That of the name server's."""
         return self.cluster.get("tm", "-n", "shop", "name-server-v2").get("status", {})
 
-    def assert_rights(self):
+    def assert_rights(self, *more):
         """Of each program, as the kernel has it: its capabilities, and its root file system."""
         found = set()
         for folder in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{folder}/cmdline") as file:
-                    match = re.match(r"/usr/bin/trafficmirror-(\w+)\0", file.read())
+                    command = file.read()
+                match = re.match(r"/usr/bin/trafficmirror-(\w+)\0", command)
                 if not match:
                     continue
                 with open(f"/proc/{folder}/status") as file:
@@ -461,14 +464,14 @@ class ClusterTest(unittest.TestCase):
                     root = next(line.split()[5] for line in file if line.split()[4] == "/")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            program = match[1]
+            program = "replay" if "\0--pcap\0" in command else match[1]
             found.add(program)
             for kind in ("CapPrm", "CapEff", "CapBnd"):
                 self.assertEqual(int(status[kind], 16), CAPABILITIES[program], (program, kind))
             self.assertEqual(status["NoNewPrivs"].strip(), "1", program)
             self.assertEqual(status["Seccomp"].strip(), "2", program)
             self.assertIn("ro", root.split(","), program)
-        self.assertEqual(found, set(CAPABILITIES))
+        self.assertEqual(found, {*MOST_MEGABYTES, *more})
 
     def test_production_is_mirrored_whatever_happens(self):
         with self.cluster.last_words():
@@ -524,6 +527,7 @@ class ClusterTest(unittest.TestCase):
                   self.assert_accounts(self.kill_node, self.counted_by_sidecar))
 
         cluster.kubectl("delete", "tm", "-n", "shop", "checkout-v2", "--timeout=90s")
+        self.replay_what_is_recorded()
         self.load.end()
         self.assertEqual(self.load.failures, [])
 
@@ -553,6 +557,86 @@ class ClusterTest(unittest.TestCase):
         self.assertFalse(cluster.get("serviceaccounts", "-n", "trafficmirror",
                                      "-l", "app.kubernetes.io/part-of=trafficmirror"))
         self.step("the chart is uninstalled")
+
+    # --- a capture in place of pods -----------------------------------------------------------
+
+    def record(self, path):
+        """What production's pod is sent for a while; returns the requests."""
+        uid = self.pod("shop", "app=checkout")["metadata"]["uid"]
+
+        def is_in_pod(process):
+            with contextlib.suppress(OSError), open(f"/proc/{process}/cgroup") as file:
+                return uid in file.read()
+
+        process = next(filter(is_in_pod, filter(str.isdigit, os.listdir("/proc"))))
+        self.load.rest()
+        served = len(self.served("checkout"))
+        # Recording needs no stream.
+        sidecar = subprocess.Popen(
+            ["nsenter", "-t", process, "-n", kubetest.program("trafficmirror-sidecar"),
+             "--port=8080", "--interface=eth0", f"--record={path}", "--intercept=127.0.0.1:1",
+             "--http=127.0.0.1:19465"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            for line in sidecar.stderr:
+                if "copying from eth0" in line:
+                    break
+            self.load.go_on()
+            self.load.wait_for(300)
+            self.load.rest()
+        finally:
+            sidecar.terminate()
+            sidecar.communicate(timeout=10)
+        return self.served("checkout")[served:]
+
+    def replay_what_is_recorded(self):
+        cluster = self.cluster
+        folder = os.path.join(cluster.directory, "captures")
+        os.mkdir(folder)
+        path = os.path.join(folder, "web.pcap")
+        requests = self.record(path)
+        self.assertGreaterEqual(len(requests), 300)
+        size = {"storage": "1Gi"}
+        claim = {"storageClassName": "captures", "accessModes": ["ReadOnlyMany"]}
+        volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "captures"},
+                  "spec": {**claim, "capacity": size, "hostPath": {"path": folder}}}
+        before = len(self.served("checkout-v2"))
+
+        # The claim comes behind the mirror, and the file may be read behind the claim.
+        with open(REPLAY) as file:  # slower, to see how far it is
+            cluster.kubectl("apply", "-f", "-", input=file.read().replace("2x", "0.3x"))
+        self.wait_for_replay("ClaimNotFound")
+        for thing in (volume, {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                               "metadata": {"name": "captures", "namespace": "shop"},
+                               "spec": {**claim, "volumeName": "captures",
+                                        "resources": {"requests": size}}}):
+            cluster.kubectl("apply", "-f", "-", input=json.dumps(thing))
+        self.wait_for_replay("ReplayFailed")
+        self.assertIn("--pcap /capture/web.pcap: Permission denied", self.ready("checkout-replay")[2])
+        os.chmod(path, 0o644)
+        for paused in (True, False):
+            cluster.kubectl("-n", "shop", "patch", "tm", "checkout-replay", "--type=merge", "-p",
+                            json.dumps({"spec": {"paused": paused}}))
+            self.wait_for_replay("Paused" if paused else "Replaying")
+        status = "{.status.replay.percent}"
+        wait_until(lambda: cluster.kubectl("-n", "shop", "get", "tm", "checkout-replay", "-o",
+                                           f"jsonpath={status}"), "how far it is", 30, 0.5)
+        say(cluster.run(plugin, "status", "checkout-replay", "-n", "shop", check=False).rstrip())
+        self.assert_rights("replay")
+        self.wait_for_replay("Replayed")
+        wait_until(lambda: not cluster.get("deployments", "-n", "shop-shadow", "-l",
+                                           "app.kubernetes.io/managed-by=trafficmirror"),
+                   "the intercept's end", 60, 0.5)
+        self.assertEqual(sorted(self.served("checkout-v2")[before:]), sorted(requests))
+        say(cluster.run(plugin, "status", "checkout-replay", "-n", "shop", check=False).rstrip())
+        cluster.kubectl("delete", "tm", "-n", "shop", "checkout-replay", "--timeout=90s")
+        cluster.kubectl("delete", "pvc", "-n", "shop", "captures")
+        cluster.kubectl("delete", "pv", "captures")
+        self.step(f"a capture of production was replayed by a Job: the shadow served the same "
+                  f"{len(requests):,} requests")
+
+    def wait_for_replay(self, reason):
+        wait_until(lambda: self.ready("checkout-replay")[1] == reason,
+                   lambda: f"{reason}: it is {self.ready('checkout-replay')}", 120, 0.5)
 
     # --- what happens -------------------------------------------------------------------------
 

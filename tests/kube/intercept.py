@@ -19,6 +19,7 @@ class FakeIntercept:
         self.sessions = 0  # of each sidecar
         self.exchanges = 0
         self.shed = 0
+        self.replay = None  # how far those are that replay, {"packets": 1, "percent": 2}
         handler = type("InterceptHandler", (Handler,), {"intercept": self})
         self._server = None
         while self._server is None:
@@ -50,6 +51,8 @@ class FakeIntercept:
              "exchanges": self.exchanges, "shed": {}, "closed": {}}
             for name in sorted(self.sidecars)
         ]
+        for sidecar in sidecars if self.replay else ():
+            sidecar["replay"] = self.replay
         return {
             "ready": verified,
             "message": self.problem,

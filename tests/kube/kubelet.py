@@ -1,5 +1,5 @@
 """Plays the controllers and kubelets of a cluster as far as an operator sees their work: pods of
-Deployments, the status of pods, and the Endpoints of Services. Nothing runs; an intercept is
+Deployments and Jobs, the status of pods, and the Endpoints of Services. Nothing runs; an intercept is
 played by a FakeIntercept."""
 
 import contextlib
@@ -13,7 +13,7 @@ from intercept import FakeIntercept
 from rest import ApiError, Follower, key_of
 
 DEPLOYMENTS, PODS, SERVICES = "apps/v1/deployments", "v1/pods", "v1/services"
-ENDPOINTS, CONFIG_MAPS = "v1/endpoints", "v1/configmaps"
+ENDPOINTS, CONFIG_MAPS, JOBS = "v1/endpoints", "v1/configmaps", "batch/v1/jobs"
 
 COMPONENT = "app.kubernetes.io/component"
 INSTANCE = "app.kubernetes.io/instance"
@@ -31,9 +31,10 @@ class Kubelet:
         self._intercepts = {}  # by the pod's UID
         self._endpoints = {}  # as they were written last
         self._failures = {}  # why pods of a Deployment can't be made
+        self._ended_jobs = {}  # by UID: (exit code, last words)
         self._stop = False
         self._follower = Follower(
-            client, [DEPLOYMENTS, PODS, SERVICES, ENDPOINTS, CONFIG_MAPS]
+            client, [DEPLOYMENTS, PODS, SERVICES, ENDPOINTS, CONFIG_MAPS, JOBS]
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -62,6 +63,12 @@ class Kubelet:
     def end_container(self, namespace, pod, container, exit_code=0, reason="Completed"):
         with self._lock:
             self._ended[namespace, pod, container] = (exit_code, reason)
+        self._look()
+
+    def end_job(self, job, exit_code, message):
+        """The one container of its pod ends with these last words, and the Job does."""
+        with self._lock:
+            self._ended_jobs[job["metadata"]["uid"]] = (exit_code, message)
         self._look()
 
     def intercepts(self, name):
@@ -97,7 +104,9 @@ class Kubelet:
             seen = {resource: self._follower.all(resource) for resource in self._follower.objects}
         for deployment in seen[DEPLOYMENTS]:
             self._scale(deployment, seen[PODS])
-        owners = {deployment["metadata"]["uid"] for deployment in seen[DEPLOYMENTS]}
+        for job in seen[JOBS]:
+            self._run_job(job, seen[PODS])
+        owners = {owner["metadata"]["uid"] for owner in (*seen[DEPLOYMENTS], *seen[JOBS])}
         for pod in seen[PODS]:
             if owner_of(pod) is not None and owner_of(pod) not in owners:
                 self._delete(pod)
@@ -131,15 +140,15 @@ class Kubelet:
         for pod in current[wanted:]:
             self._delete(pod)
         for _ in range(wanted - len(current)):
-            if not self._make_pod(deployment, digest(template)):
+            if not self._make_pod(deployment, "Deployment", digest(template)):
                 break
         current = current[:wanted]
         self._tell(deployment, current)
 
-    def _make_pod(self, deployment, template):
-        metadata, own = deployment["metadata"], deployment["spec"]["template"]["metadata"]
-        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"],
-                 "uid": metadata["uid"], "controller": True}
+    def _make_pod(self, thing, kind, template):
+        metadata, own = thing["metadata"], thing["spec"]["template"]["metadata"]
+        owner = {"apiVersion": {"Deployment": "apps/v1", "Job": "batch/v1"}[kind], "kind": kind,
+                 "name": metadata["name"], "uid": metadata["uid"], "controller": True}
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -150,7 +159,7 @@ class Kubelet:
                 "annotations": {**own.get("annotations", {}), TEMPLATE: template},
                 "ownerReferences": [owner],
             },
-            "spec": deployment["spec"]["template"]["spec"],
+            "spec": thing["spec"]["template"]["spec"],
         }
         try:
             self._follower.put(PODS, self._client.create(pod))
@@ -184,6 +193,25 @@ class Kubelet:
         self._client.delete(PODS, name, namespace, grace=0)
         self._follower.drop(PODS, pod)
 
+    # --- Jobs
+
+    def _run_job(self, job, pods):
+        namespace, name = key_of(job)
+        mine = [pod for pod in pods if owner_of(pod) == job["metadata"]["uid"]]
+        if "deletionTimestamp" in job["metadata"]:  # in the foreground
+            for pod in mine:
+                self._delete(pod)
+            self._client.patch(JOBS, name, {"metadata": {"finalizers": None}}, namespace)
+            return
+        if not mine and not job.get("status", {}).get("conditions"):
+            self._make_pod(job, "Job", "")
+        with self._lock:
+            ended = self._ended_jobs.get(job["metadata"]["uid"])
+        if ended:
+            time = job["metadata"]["creationTimestamp"]
+            self._set_status(JOBS, job, {"conditions": [
+                condition("Complete" if ended[0] == 0 else "Failed", True, time)]})
+
     # --- pods
 
     def _run_pod(self, pod, stopped):
@@ -209,7 +237,13 @@ class Kubelet:
                     return ended_state(0, "Completed", pod)
                 return {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
 
+            job = self._ended_jobs.get(owner_of(pod))
             status = pod_status(pod, address, state_of)
+            if job:
+                (container,) = status["containerStatuses"]
+                container["state"] = ended_state(job[0], "Completed", pod)
+                container["state"]["terminated"]["message"] = job[1]
+                status["phase"] = "Succeeded" if job[0] == 0 else "Failed"
         if intercept is not None and not intercept.is_ready():
             time = pod["metadata"]["creationTimestamp"]
             status["conditions"] = [
@@ -290,9 +324,9 @@ def annotations_of(thing):
 
 
 def owner_of(pod):
-    """The UID of the Deployment that it belongs to."""
+    """The UID of the Deployment or Job that it belongs to."""
     for owner in pod["metadata"].get("ownerReferences", ()):
-        if owner["kind"] == "Deployment":
+        if owner["kind"] in ("Deployment", "Job"):
             return owner["uid"]
     return None
 

@@ -37,6 +37,7 @@ OF_MIRRORS = rights("""
     /secrets: list watch create patch delete
     /serviceaccounts: list watch create patch delete
     apps/deployments: list watch create patch delete
+    batch/jobs: list watch create patch delete
     networking.k8s.io/networkpolicies: list watch create patch delete
     policy/poddisruptionbudgets: list watch create patch delete
     /events: create patch""")

@@ -242,6 +242,9 @@ class Watched(Case):
             wait_until(lambda: server.client.find(budgets, name, "shop-shadow"), "a budget", 30)
             mirror.patch({"intercept": {"replicas": 1}})
             wait_until(lambda: not server.client.find(budgets, name, "shop-shadow"), "no budget", 30)
+            mirror.patch({"source": {"selector": None, "capture": {"claimName": "captures",
+                                                                   "path": "web.pcap"}}})
+            wait_until(lambda: server.client.find("batch/v1/jobs", name, "shop"), "a Job", 60)
             # As if they had run out.
             for _, secret in ITS_OWN[:2]:
                 server.client.patch("v1/secrets", secret, {"data": None}, "trafficmirror")

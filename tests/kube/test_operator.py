@@ -20,6 +20,7 @@ from proxy import Proxy
 from rest import differences
 
 LEASES = "coordination.k8s.io/v1/leases"
+JOBS = "batch/v1/jobs"
 
 
 def setUpModule():
@@ -281,6 +282,96 @@ class Filter(Case):
             self.assertEqual(yaml.safe_load(config["data"]["intercept.yaml"])["filter"], right)
             mirror.delete()
             mirror.wait_for_end()
+
+
+class Replay(Case):
+    def job(self):
+        found = server.client.list(JOBS, "shop")
+        return found[0] if found else None
+
+    def apply(self):
+        """The sample, by the name that all mirrors have here."""
+        with open(f"{MANIFESTS}/samples/replay.yaml") as file:
+            sample = file.read()
+        server.kubectl("apply", "-f", "-", input=sample.replace("checkout-replay", "checkout-v2"))
+
+    def replay(self):
+        return mirror.status().get("replay", {})
+
+    def test_a_capture_is_replayed_once(self):
+        kubelet = self.played()
+        make_shadow(server)
+        for resource, name in (("apps/v1/deployments", "checkout-v2"), ("v1/services", "checkout-v2")):
+            self.addCleanup(server.client.delete, resource, name, "shop-shadow")
+        mirror.consent()
+        self.addCleanup(mirror.withdraw_consent)
+        proxy = Proxy(server)
+        self.addCleanup(proxy.close)
+        with Operator(server, url=proxy.url):
+            wait_until(lambda: server.client.find("v1/secrets", "trafficmirror-ca", NAMESPACE),
+                       "the CA", 30)
+            before = server.client.listing()
+            self.apply()
+            mirror.wait_for("Ready", "True", "Replaying")
+            job = self.job()
+            pod = job["spec"]["template"]["spec"]
+            self.assertEqual(pod["volumes"][1]["persistentVolumeClaim"],
+                             {"claimName": "captures", "readOnly": True})
+            self.assertEqual(job["spec"]["backoffLimit"], 0)
+            intercept = kubelet.intercepts(job["metadata"]["name"])[0]
+            intercept.replay, intercept.exchanges = {"packets": 1200, "percent": 40}, 300
+            wait_until(lambda: self.replay().get("percent") == 40, self.replay, 30)
+            self.assertEqual(self.replay()["packets"], 1200)
+            self.assertEqual(self.replay()["phase"], "Running")
+            wait_until(lambda: mirror.status()["exchanges"] == 300, "what was counted", 30)
+            kubelet.end_job(job, 0, "/capture/web.pcap: 54.1 s of the capture in 4.8 s\n")
+            mirror.wait_for("Mirroring", "False", "Stopped", 60)
+            self.assertEqual(mirror.condition("Ready"), ("False", "Replayed"))
+            self.assertIn("54.1 s of the capture", self.replay()["report"])
+            self.assertEqual(mirror.status()["exchanges"], 300)
+            self.assertEqual(intercepts_of(server), [])
+            self.assertEqual(self.job()["metadata"]["uid"], job["metadata"]["uid"])
+        # Neither for another operator nor where the Job is gone.
+        with Operator(server, url=proxy.url, identity="two"):
+            server.client.delete(JOBS, job["metadata"]["name"], "shop")
+            mirror.patch({"intercept": {"replicas": 2}})
+            wait_until(lambda: mirror.status()["observedGeneration"] == 2, "its look", 30)
+            self.assertIsNone(self.job())
+            self.assertEqual(self.replay()["phase"], "Succeeded")
+
+            mirror.patch({"source": {"capture": {"path": "nowhere.pcap"}}})
+            mirror.wait_for("Ready", "True", "Replaying")
+            self.assertNotIn("report", self.replay())
+            kubelet.end_job(self.job(), 2, "trafficmirror-sidecar: --pcap /capture/nowhere.pcap: "
+                                           "No such file or directory\n")
+            mirror.wait_for("Ready", "False", "ReplayFailed")
+            self.assertIn("nowhere.pcap: No such file or directory", self.replay()["message"])
+            mirror.delete()
+            mirror.wait_for_end()
+            wait_until(lambda: not differences(before, server.client.listing()),
+                       lambda: f"nothing is left: {differences(before, server.client.listing())}", 30)
+        refused = [request for request in proxy.requests() if request.status in (401, 403)]
+        self.assertEqual(refused, [], "the manifests' rights are not enough")
+
+    def test_what_the_schema_forbids_of_it_is_refused(self):
+        with open(f"{MANIFESTS}/samples/replay.yaml") as file:
+            sample = file.read()
+        given = "capture: {claimName: captures, path: web.pcap, speed: 2x}"
+        self.assertIn(given, sample)
+        for source, word in (
+                ("capture: {claimName: captures}", "path"),
+                ("capture: {path: web.pcap}", "claimName"),
+                ("capture: {claimName: a/b, path: web.pcap}", "claimName"),
+                ("capture: {claimName: captures, path: /web.pcap}", "path"),
+                ("capture: {claimName: captures, path: a/../../b}", "path"),
+                ("capture: {claimName: captures, path: web.pcap, speed: fast}", "speed"),
+                ("capture: {claimName: captures, path: web.pcap, loop: 0}", "loop"),
+                ("capture: {claimName: captures, path: web.pcap, from: noon}", "from"),
+                (given + "\n    selector: {}", "source")):
+            ended = server.kubectl("apply", "-f", "-", input=sample.replace(given, source),
+                                   check=False)
+            self.assertNotEqual(ended.returncode, 0, source)
+            self.assertIn(word, ended.stderr)
 
 
 class Check(Case):

@@ -15,6 +15,8 @@ from operator_process import (MANIFESTS, MIRRORS, NAMESPACE, Mirror, Operator, i
                               intercepts_of, make_shadow, workload)
 
 SAMPLE = os.path.join(MANIFESTS, "samples/trafficmirror.yaml")
+REPLAY = os.path.join(MANIFESTS, "samples/replay.yaml")
+CLAIMS = "v1/persistentvolumeclaims"
 CONFIGURATIONS = "admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 LEASES = "coordination.k8s.io/v1/leases"
 RBAC = "rbac.authorization.k8s.io"
@@ -341,6 +343,22 @@ class Doctor(Case):
         self.assertEqual(errors, "")
         self.assertEqual(code, 1 if "FAIL" in text else 0)
         return [re.split("  +", line, maxsplit=2) for line in text.splitlines()]
+
+    def test_of_a_capture(self):
+        self.make_workloads()
+        self.assertEqual([line[:2] for line in self.doctor("-f", REPLAY)], [
+            ["ok", "server"], ["ok", "operator"], ["ok", "spec"], ["ok", "consent"],
+            ["FAIL", "claim"], ["ok", "admission"], ["ok", "shadow"], ["ok", "admission"],
+            ["ok", "NetworkPolicy"], ["ok", "reply path"]])
+        server.client.create({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "captures", "namespace": "shop"},
+            "spec": {"accessModes": ["ReadOnlyMany"],
+                     "resources": {"requests": {"storage": "1Gi"}}}})
+        self.addCleanup(server.client.patch, CLAIMS, "captures", {"metadata": {"finalizers": None}},
+                        "shop")
+        self.addCleanup(server.client.delete, CLAIMS, "captures", "shop")
+        self.assertEqual(self.complaints("-f", REPLAY), [])
 
     def complaints(self, *words, **options):
         return [line for line in self.doctor(*words, **options) if line[0] != "ok"]

@@ -254,6 +254,24 @@ class Replay(OfflineTest):
         self.assert_replayed(replayed, ids)
         self.assertIn("waiting for the file", replayed.err)
 
+    def test_says_by_its_exit_code_that_it_was_stopped(self):
+        path, report = self.lab.path("late.pcap"), self.lab.path("report")
+        with captures.Writer(path) as writer:
+            for hour in (0, 1):
+                clock = captures.Clock(begin=1_700_000_000.0 + 3600 * hour)
+                connection = captures.Connection(writer, captures.client(hour), clock=clock)
+                connection.open()
+                connection.ask(captures.request(f"hour-{hour}"))
+                connection.close()
+        command = self.lab.replay_command(port=80, pcap=path, report=report)
+        replaying = self.lab.production.start(command, "sidecar")
+        wait_until(lambda: self.shadow.ids() == ["hour-0"], replaying.output)
+        self.assertEqual(replaying.stop(), 1)
+        with open(report) as file:
+            text = file.read()
+        self.assertIn("stopped before its end", text)
+        self.assertIn(text, replaying.output())
+
     def test_stops_though_nothing_comes(self):
         read, write = os.pipe()
         self.addCleanup(os.close, write)

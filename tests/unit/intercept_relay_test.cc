@@ -568,6 +568,23 @@ TEST_F(RelayTest, CountsOfASidecarAreSummedOverItsStreamsAndKeptInTheTotals) {
   EXPECT_EQ(status.totals, totals) << "they never run back";
 }
 
+TEST_F(RelayTest, TheStatusSaysHowFarAReplayIs) {
+  prove();
+  const StreamId stream = open();
+  const auto says = [&](const char* text) {
+    return to_json(relay.status()).find(text) != std::string::npos;
+  };
+  relay.counted(stream, {});
+  EXPECT_FALSE(says("replay\":")) << "it is none";
+  SidecarCounts counts;
+  counts.replay = {.packets = 1200, .percent = 40};
+  relay.counted(stream, counts);
+  EXPECT_TRUE(says(R"("replay":{"packets":1200,"percent":40})"));
+  counts.replay = {.packets = 1300, .percent = {}};
+  relay.counted(stream, counts);
+  EXPECT_TRUE(says(R"("replay":{"packets":1300})")) << "what it said last";
+}
+
 TEST_F(RelayTest, ReasonsThatASidecarMakesUpAreBounded) {
   prove();
   const StreamId stream = open();

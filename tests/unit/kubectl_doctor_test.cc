@@ -503,6 +503,48 @@ TEST(Doctor, OfAChangedOneSaysNothingThatIsAboutTheOneBefore) {
   EXPECT_EQ(told.find("what it says of"), std::string::npos) << told;
 }
 
+void replay(Examination& seen) {
+  seen.mirror["spec"]["source"] =
+      Json::parse(R"({"capture": {"claimName": "captures", "path": "web.pcap"}, "ports": [8080]})");
+  seen.claim = std::vector<Json>{Json::parse(R"({"status": {"phase": "Bound"}})")};
+}
+
+TEST(Doctor, OfACaptureLooksAtItsClaimInPlaceOfPods) {
+  EXPECT_EQ(complaints(replay), "");
+  const std::string told = doctor(replay);
+  EXPECT_NE(told.find("ok  claim          PersistentVolumeClaim shop/captures is there, Bound"),
+            std::string::npos)
+      << told;
+  EXPECT_NE(told.find("ok  admission      namespace shop takes the replay's pod, as a dry run"),
+            std::string::npos)
+      << told;
+  EXPECT_EQ(told.find("sidecar"), std::string::npos) << told;
+  EXPECT_EQ(complaints([](Examination& seen) {
+              replay(seen);
+              seen.claim = none();
+            }),
+            "FAIL  claim          there is no PersistentVolumeClaim shop/captures: create it, or "
+            "correct spec.source.capture.claimName\n");
+  const std::string blocked = complaints([](Examination& seen) {
+    replay(seen);
+    seen.production_policies = std::vector<Json>{
+        policy("shop", "closed", R"({"podSelector": {}, "policyTypes": ["Egress"]})")};
+  });
+  EXPECT_NE(blocked.find("FAIL  NetworkPolicy"), std::string::npos) << blocked;
+}
+
+TEST(DoctorTrials, OfACaptureAreTheInterceptsPodAndTheReplays) {
+  Examination seen = healthy();
+  replay(seen);
+  const Trials trials = trials_for(seen);
+  EXPECT_TRUE(trials.intercept_pod);
+  EXPECT_FALSE(trials.ephemeral);
+  ASSERT_TRUE(trials.pod_with_sidecar);
+  EXPECT_EQ((*trials.pod_with_sidecar)["metadata"]["namespace"], "shop");
+  EXPECT_EQ((*trials.pod_with_sidecar)["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"],
+            "captures");
+}
+
 // What is asked of the server is what will be asked of it.
 TEST(DoctorTrials, AreTheInterceptsPodAndASidecar) {
   Examination seen = healthy();

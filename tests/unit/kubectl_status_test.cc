@@ -77,6 +77,36 @@ TEST_F(KubectlStatus, OfOneSaysWhichConnectionsAreCopied) {
       << one().text;
 }
 
+TEST_F(KubectlStatus, OfOneThatReplaysSaysHowFarItIs) {
+  cluster.replay_a_capture();
+  cluster.replay_progress = {.packets = 12345, .percent = 40};
+  cluster.pass(minutes(1));
+  Told told = one();
+  EXPECT_TRUE(told.well);
+  EXPECT_EQ(told.text.find("shop/checkout-v2 is Ready: web.pcap of PersistentVolumeClaim captures "
+                           "is replayed\n\n"
+                           "  replays    all connections to port 8080 in web.pcap of "
+                           "PersistentVolumeClaim captures\n"),
+            0U)
+      << told.text;
+  EXPECT_NE(told.text.find("  replay     Running, 12,345 packets, 40 % of the capture\n"),
+            std::string::npos)
+      << told.text;
+  EXPECT_EQ(told.text.find("  pods "), std::string::npos) << told.text;
+  EXPECT_EQ(told.text.find("Attached"), std::string::npos) << told.text;
+
+  cluster.end_replay(0, "web.pcap: 54.1 s of the capture in 4.8 s\n  packets  9 read\n");
+  cluster.pass(minutes(1));
+  told = one();
+  EXPECT_TRUE(told.well);
+  EXPECT_EQ(told.text.find("shop/checkout-v2 is stopped, as wanted: web.pcap of"), 0U) << told.text;
+  EXPECT_NE(told.text.find("  replay     Succeeded\n"), std::string::npos) << told.text;
+  EXPECT_NE(told.text.find("\n\n  web.pcap: 54.1 s of the capture in 4.8 s\n"
+                           "    packets  9 read\n\n"),
+            std::string::npos)
+      << told.text;
+}
+
 TEST_F(KubectlStatus, OfOneTellsWhichPodsHaveNoSidecarAndWhy) {
   cluster.sidecar_state["checkout-d"] =
       Json::parse(R"({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})");

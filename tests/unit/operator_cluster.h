@@ -65,6 +65,7 @@ class Cluster {
   std::map<kube::Key, Json> endpoints;
   std::map<std::string, Json> pods;         // of shop
   std::map<std::string, Json> shadow_pods;  // of shop-shadow, but for the intercept's
+  std::map<std::string, Json> replay_pods;  // of shop, of Jobs
   std::vector<Mirror> earlier_mirrors;
   Settings settings{.operator_namespace = "trafficmirror",
                     .sidecar_image = "example.org/sidecar:1",
@@ -79,6 +80,8 @@ class Cluster {
   std::map<std::string, Json> sidecar_state;   // by pod: what becomes of a sidecar that is started
   bool sidecars_are_started = true;
   bool intercepts_are_started = true;
+  Json replay_state = Json::parse(R"({"running": {}})");  // of a Job's container
+  Report::Replay replay_progress;
   Json deployment_conditions;
   std::function<void(Json& pod)> intercept_pod_becomes = [](Json&) {};
   std::function<void(Reading&)> reading_becomes = [](Reading&) {};
@@ -137,6 +140,32 @@ class Cluster {
       }
     }
     pods[name] = std::move(pod);
+  }
+
+  // The mirror is made one whose source is a capture.
+  void replay_a_capture() {
+    mirror["spec"]["source"] = Json::parse(R"({
+        "capture": {"claimName": "captures", "path": "web.pcap", "speed": "1x", "loop": 1},
+        "ports": [8080], "interface": "eth0", "attach": "Auto"})");
+    raise_generation();
+  }
+
+  // The replay's container ends, and its Job with it.
+  void end_replay(int exit_code, const std::string& message, const std::string& why = "Completed") {
+    ASSERT_EQ(replay_pods.size(), 1U);
+    replay_pods.begin()->second["status"] = {
+        {"phase", exit_code == 0 ? "Succeeded" : "Failed"},
+        {"containerStatuses",
+         Json::array({{{"name", name()},
+                       {"state",
+                        {{"terminated",
+                          {{"exitCode", exit_code}, {"message", message}, {"reason", why}}}}}}})}};
+    change_object(resources::jobs, {"shop", name()}, [&](Json& job) {
+      job["status"]["conditions"] = Json::array(
+          {{{"type", exit_code == 0 ? "Complete" : "Failed"},
+            {"status", "True"},
+            {"message", exit_code == 0 ? "" : "Job has reached the specified backoff limit"}}});
+    });
   }
 
   // Of the spec, as kubectl edit does.
@@ -202,6 +231,7 @@ class Cluster {
   }
   void lose_object(const Resource& resource, const kube::Key& key) {
     objects_.erase({resource.plural, key});
+    if (resource == resources::jobs) replay_pods.clear();
   }
 
   // Names of the containers that are ours, "running" and so on behind each.
@@ -261,6 +291,7 @@ class Cluster {
            !containers_of(*pod, name_for(parsed.key)).empty()))
         seen.pods.push_back(pod);
     }
+    for (const auto& [name, pod] : replay_pods) seen.replay_pods.push_back(projected(pod));
     seen.earlier_mirrors = earlier_mirrors;
     if (const auto* service = std::get_if<ShadowService>(&parsed.shadow)) {
       const kube::Key key{parsed.shadow_namespace, service->name};
@@ -325,6 +356,7 @@ class Cluster {
   // Kubelets and controllers; whether anything happened.
   bool run_kubelets() {
     bool any = run_deployments();
+    any = run_jobs() || any;
     for (auto& [key, intercept] : intercepts_) any = look_at_configuration(key, intercept) || any;
     if (sidecars_are_started)
       for (auto& [name, pod] : pods) any = start_sidecars(name, pod) || any;
@@ -429,6 +461,10 @@ class Cluster {
         if (!place.object) objects_.erase({wanted.resource.plural, key});
         throw;
       }
+      if (wanted.resource == resources::jobs) {
+        EXPECT_FALSE(place.object) << "what a Job is made of can't be changed";
+        object["metadata"]["uid"] = "uid-" + std::to_string(++uids_);
+      }
       place = {wanted.resource, std::make_shared<Json>(std::move(object))};
     }
     return true;
@@ -437,7 +473,7 @@ class Cluster {
   void remove(const Observation::Owned& owned) {
     const kube::Key key = kube::key_of(*owned.object);
     write("remove " + described(owned.resource, key));
-    objects_.erase({owned.resource.plural, key});
+    lose_object(owned.resource, key);
   }
 
   void attach(const Attachment& attachment) {
@@ -496,6 +532,31 @@ class Cluster {
                           return intercepts_are_started && !wanted.contains(entry.first);
                         }) > 0 ||
           any;
+    return any;
+  }
+
+  // One pod for each Job, once.
+  bool run_jobs() {
+    bool any = false;
+    for (const auto& [place, owned] : objects_) {
+      if (place.first != "jobs") continue;
+      const std::string uid = kube::text_at(*owned.object, "/metadata/uid"), pod = "pod-of-" + uid;
+      const bool is_new = !replay_pods.contains(pod);
+      Json& its = replay_pods[pod];
+      if (is_new) {
+        its = owned.object->at("spec").at("template");
+        its["metadata"]["name"] = pod;
+        its["metadata"]["namespace"] = "shop";
+        its["metadata"]["labels"]["controller-uid"] = uid;
+      } else if (!its["status"]["containerStatuses"][0]["state"].contains("waiting")) {
+        continue;
+      }
+      const Json before = its.value("status", Json());
+      its["status"] = {
+          {"phase", replay_state.contains("running") ? "Running" : "Pending"},
+          {"containerStatuses", Json::array({{{"name", name()}, {"state", replay_state}}})}};
+      any = any || its["status"] != before;
+    }
     return any;
   }
 
@@ -591,6 +652,11 @@ class Cluster {
       report.reply_path.push_back({.target = target, .verified = true, .message = ""});
     for_connected(key.namespace_, [&](const std::string& pod, const std::string&,
                                       const std::string&) { report.sidecars[pod] = 4; });
+    for (const auto& [pod, object] : replay_pods)
+      if (is_running(object) && !intercept.stops) {
+        report.sidecars[pod] = 4;
+        report.replays[pod] = replay_progress;
+      }
     report.exchanges = intercept.exchanges;
     report.shed = intercept.shed;
     Reading reading{.report = report,

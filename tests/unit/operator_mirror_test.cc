@@ -105,6 +105,72 @@ Json login(int port, const char* protocol) {
   return {{"ports", Json::array({{{"port", port}, {"protocol", protocol}}})}};
 }
 
+Json object_of_a_capture() {
+  Json object = least_object();
+  object["spec"]["source"] =
+      Json::parse(R"({"capture": {"claimName": "captures", "path": "a/web.pcap"}, "ports": [80]})");
+  return object;
+}
+
+TEST(Mirror, MayHaveACaptureInPlaceOfPods) {
+  Json object = object_of_a_capture();
+  auto [mirror, problem] = parse_mirror(object);
+  EXPECT_EQ(problem, "");
+  ASSERT_TRUE(mirror.capture);
+  EXPECT_EQ(mirror.capture->claim, "captures");
+  EXPECT_EQ(mirror.capture->path, "a/web.pcap");
+  EXPECT_EQ(mirror.capture->speed, "1x");
+  EXPECT_EQ(mirror.capture->loop, 1U);
+  EXPECT_FALSE(selects(mirror.selector, {{"app", "checkout"}})) << "it has no pods";
+  EXPECT_FALSE(selects(mirror.selector, Json()));
+
+  object["spec"]["source"]["capture"].update(Json::parse(
+      R"({"speed": "max", "loop": 3, "from": "90s", "until": "2030-01-01T12:00:00Z"})"));
+  const Mirror other = parse_mirror(object).mirror;
+  EXPECT_EQ(other.capture->speed, "max");
+  EXPECT_EQ(other.capture->loop, 3U);
+  EXPECT_EQ(other.capture->from, "90s");
+  EXPECT_EQ(other.capture->until, "2030-01-01T12:00:00Z");
+}
+
+TEST(Mirror, SaysWhatIsWrongWithACapture) {
+  const std::string path = "write it from the volume's root on";
+  const std::vector<std::pair<Json, std::string>> all{
+      {{{"claimName", ""}}, "spec.source.capture.claimName is missing"},
+      {{{"path", ""}}, path},
+      {{{"path", "/etc/passwd"}}, path},
+      {{{"path", "a/../../b"}}, path},
+      {{{"path", ".."}}, path},
+      {{{"path", "a//b"}}, path},
+      {{{"path", "a/"}}, path},
+      {{{"path", "..a/.b/c..d"}}, ""},
+      {{{"speed", "fast"}}, "spec.source.capture.speed is fast: 1x, 2x or 0.5x"},
+      {{{"speed", "1001x"}}, "(0.01x to 1000x), or max"},
+      {{{"from", "noon"}}, "spec.source.capture.from is noon: such as 2030-01-01T12:00:00Z"},
+      {{{"until", "2030-02-30T00:00:00Z"}}, "spec.source.capture.until is 2030-02-30"},
+      {{{"from", "90s"}, {"until", "60s"}}, "until is not later than from"},
+      {{{"from", "60s"}, {"until", "90s"}}, ""}};
+  for (const auto& [fields, words] : all) {
+    Json object = object_of_a_capture();
+    object["spec"]["source"]["capture"].update(fields);
+    const std::string problem = parse_mirror(object).problem;
+    SCOPED_TRACE(fields.dump() + ": " + problem);
+    EXPECT_EQ(problem.empty(), words.empty());
+    EXPECT_NE(problem.find(words), std::string::npos);
+  }
+  for (const auto& [field, value] : {std::pair("attach", "Sidecar"), {"interface", "lo"}}) {
+    Json object = object_of_a_capture();
+    object["spec"]["source"][field] = value;
+    EXPECT_EQ(
+        parse_mirror(object).problem,
+        std::string("spec.source.") + field + " is for pods, and a capture has none: leave it out");
+  }
+  // The server fills them in.
+  Json object = object_of_a_capture();
+  object["spec"]["source"].update({{"attach", "Auto"}, {"interface", "eth0"}});
+  EXPECT_EQ(parse_mirror(object).problem, "");
+}
+
 TEST(Mirror, SaysWhichFieldIsWrong) {
   struct Wrong {
     const char* pointer;
@@ -112,7 +178,8 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
     const char* words;
   };
   const std::vector<Wrong> all{
-      {"/source", Json::object(), "spec.source.selector is missing"},
+      {"/source", Json::object(), "spec.source needs a selector or a capture, and not both"},
+      {"/source/capture", {{"claimName", "c"}}, "spec.source needs a selector or a capture, and"},
       {"/source/ports", Json::array(), "spec.source.ports is empty"},
       {"/source/ports", {8080, 9090}, ""},
       {"/source/ports", "8080", "does not keep to the schema"},

@@ -330,7 +330,11 @@ TEST(Uplink, ReportsWhatWasCountedBehindThePackets) {
   EXPECT_EQ(got.sessions_closed().at("finished"), 4U);
   EXPECT_EQ(got.shed_size(), 1);
   EXPECT_EQ(got.shed().at("sampled"), 9U);
-  EXPECT_TRUE(uplink.report(counters));
+  EXPECT_FALSE(got.has_replay());
+  EXPECT_TRUE(uplink.report(counters, ReplayProgress{.packets = 1200, .percent = 40}));
+  EXPECT_TRUE(intercept.wait_for([&] { return intercept.statistics.size() > reports; }));
+  EXPECT_EQ(intercept.statistics[reports].replay().packets(), 1200U);
+  EXPECT_EQ(intercept.statistics[reports].replay().percent(), 40U);
 }
 
 TEST(Counters, SinceIsTheDifferenceOfWhatOnlyGrows) {
