@@ -300,9 +300,16 @@ class Replay(Case):
 
     def test_a_capture_is_replayed_once(self):
         kubelet = self.played()
-        make_shadow(server)
-        for resource, name in (("apps/v1/deployments", "checkout-v2"), ("v1/services", "checkout-v2")):
-            self.addCleanup(server.client.delete, resource, name, "shop-shadow")
+        self.make_workloads()
+        # Nothing of theirs changes any more.
+        wait_until(lambda: len(str(server.client.find("v1/endpoints", "checkout-v2", "shop-shadow"))
+                               .split("targetRef")) == 3, "the shadow's endpoints", 30)
+        wait_until(lambda: all(deployment.get("status", {}).get("availableReplicas")
+                               == deployment["spec"]["replicas"]
+                               for namespace in ("shop", "shop-shadow")
+                               for deployment in
+                               server.client.list("apps/v1/deployments", namespace)),
+                   "all their pods", 30)
         mirror.consent()
         self.addCleanup(mirror.withdraw_consent)
         proxy = Proxy(server)
