@@ -14,7 +14,7 @@
 #include "program/limits.h"
 #include "program/log.h"
 #include "program/start_error.h"
-#include "program/stop_signal.h"
+#include "program/signals.h"
 #include "program/tls.h"
 
 namespace trafficmirror::intercept {

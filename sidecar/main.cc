@@ -16,7 +16,7 @@
 #include "program/log.h"
 #include "program/start_error.h"
 #include "program/stay.h"
-#include "program/stop_signal.h"
+#include "program/signals.h"
 #include "program/tls.h"
 #include "sidecar/login_flags.h"
 #include "sidecar/offline_flags.h"
