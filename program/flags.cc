@@ -6,7 +6,9 @@
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <set>
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include <CLI/App.hpp>
@@ -305,6 +307,27 @@ std::string config_file(const CLI::App& app) {
 
 std::optional<std::string> parse_flags_again(CLI::App& app, int argc, const char* const* argv) {
   return parse(app, argc, argv);
+}
+
+Given given(const CLI::App& app) {
+  Given all;
+  for (const CLI::Option* option : app.get_options())
+    if (!option->empty() && !option->get_lnames().empty())
+      all[option->get_lnames().front()] = option->results();
+  return all;
+}
+
+std::string differences(const Given& one, const Given& other,
+                        const std::vector<std::string>& followed) {
+  std::set<std::string> names;
+  for (const auto& [these, those] : {std::tie(one, other), std::tie(other, one)}) {
+    for (const auto& [name, texts] : these) {
+      const auto found = those.find(name);
+      if (found == those.end() || found->second != texts) names.insert(name);
+    }
+  }
+  for (const std::string& name : followed) names.erase(name);
+  return CLI::detail::join(names, ", ");
 }
 
 bool ChangingFile::changed() {

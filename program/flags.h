@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -87,6 +88,14 @@ std::string config_file(const CLI::App& app);
 // Reads the same command line once more, into another app and other variables, since the file may
 // hold something else now. Nothing, or what is wrong, in one line.
 std::optional<std::string> parse_flags_again(CLI::App& app, int argc, const char* const* argv);
+
+// What each flag was given on the command line or in the file, by its name without dashes.
+using Given = std::map<std::string, std::vector<std::string>>;
+Given given(const CLI::App& app);
+// The flags that are given otherwise in one than in the other, but for those that are `followed`:
+// "http, interface". Empty where there are none.
+std::string differences(const Given& one, const Given& other,
+                        const std::vector<std::string>& followed);
 
 // A file that is asked now and then whether it holds something else. It counts as changed when it
 // is asked for the first time, and when it can't be read any more.
