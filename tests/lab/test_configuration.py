@@ -9,7 +9,9 @@ import labtest
 from lab import INTERCEPT_HTTP, SIDECAR_HTTP, Lab, endpoint, metrics, wait_until
 
 
-class Configuration(labtest.LabTest):
+class ConfigurationTest(labtest.LabTest):
+    """Two servers, and programs with files."""
+
     def setUp(self):
         hosts = (*Lab.HOSTS, "second")
         self.lab = lab = self.enterContext(Lab(hosts))
@@ -19,9 +21,9 @@ class Configuration(labtest.LabTest):
     def target_at(self, host):
         return f"80={endpoint(host.ipv4, 80)}"
 
-    def write(self, **configuration):
+    def write(self, name="intercept.yaml", **configuration):
         """Replaces the file as a whole, as kubelet does."""
-        path = self.lab.path("intercept.yaml")
+        path = self.lab.path(name)
         with open(path + ".new", "w") as file:
             for key, value in configuration.items():
                 file.write(f"{key.replace('_', '-')}: {json.dumps(value)}\n")
@@ -60,6 +62,8 @@ class Configuration(labtest.LabTest):
     def told(self, words):
         wait_until(lambda: words in self.sidecar.output(), f"the sidecar says: {words}")
 
+
+class Configuration(ConfigurationTest):
     def test_targets_come_and_go(self):
         lab = self.lab
         second = lab.nginx(lab.second)
