@@ -173,6 +173,21 @@ class Configuration(ConfigurationTest):
         self.assert_served(self.load("on").finish())
         self.assertEqual(labtest.unmirrored(self.metrics()), 0)
 
+    def test_a_filter_that_the_sidecar_can_not_read_is_said(self):
+        lab = self.lab
+        sidecar = lab.start_sidecar(ready=False, port=80)
+        lab.resolve("client.test", [lab.client])  # to the intercept alone
+        name = "src host client.test"
+        lab.start_intercept(config=self.write(target=[self.target], filter=name))
+        words = f"the intercept says --filter {name}, which here is no pcap filter: unknown host 'client.test'"
+        ready = lambda: lab.production.get(SIDECAR_HTTP, "/readyz")
+        wait_until(lambda: words in ready()[1], lambda: f"{ready()}: {sidecar.output()}", 60)
+        load = self.load("unmirrored")
+        self.assert_served(load.finish())
+        self.assertEqual(self.shed("no_stream"), 400)
+        self.write(target=[self.target])
+        wait_until(lab.sidecar_ready, "the stream", 60)
+
     def test_a_wrong_file_changes_nothing(self):
         self.start(target=[self.target])
         self.write(target=[self.target], percent=0)
