@@ -32,9 +32,8 @@ struct Flags {
 void add_flags(CLI::App& app, Flags& flags) {
   Options& options = flags.options;
   program::add_host_port(app, "--listen", options.listen, "where sidecars connect to (gRPC)");
-  app.add_option("--interface", options.interface, "interface towards the shadow")
-      ->required()
-      ->type_name("NAME");
+  program::add_name(app, "--interface", "NAME", options.interface, "interface towards the shadow")
+      ->required();
   program::add_repeated_text(
       app, "--target", "PORT=HOST:PORT",
       "production port (8080, or 53/udp) = shadow endpoint; may be repeated, and several for one "

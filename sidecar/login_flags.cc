@@ -31,10 +31,10 @@ LoginFlags::LoginFlags(CLI::App& app) {
           return "says otherwise than before of this port";
         return std::nullopt;
       });
-  app.add_option("--credentials", credentials_,
-                 "YAML of the shadow's users and their passwords, by protocol: postgresql: {USER: "
-                 "PASSWORD}; read once")
-      ->type_name("FILE");
+  program::add_name(
+      app, "--credentials", "FILE", credentials_,
+      "YAML of the shadow's users and their passwords, by protocol: postgresql: {USER: "
+      "PASSWORD}; read once");
 }
 
 session::Logins LoginFlags::logins(std::span<const net::Port> ports) const {

@@ -72,9 +72,8 @@ void add_flags(CLI::App& app, Flags& flags) {
   program::add_host_port(app, "--intercept", options.uplink.intercept,
                          "where the intercept listens; each address of a name is a replica")
       ->required();
-  app.add_option("--interface", options.capture.interface,
-                 "interface to copy from, also lo or any; default: that of the default route")
-      ->type_name("NAME");
+  program::add_name(app, "--interface", "NAME", options.capture.interface,
+                    "interface to copy from, also lo or any; default: that of the default route");
   app.add_option("--capture", flags.method,
                  "how packets are copied: ring (AF_PACKET TPACKET_V3) or pcap (libpcap)")
       ->type_name("ring|pcap")
@@ -88,9 +87,8 @@ void add_flags(CLI::App& app, Flags& flags) {
       ->type_name("intercept|direct|direct-link")
       ->check(CLI::IsMember({"intercept", "direct", "direct-link"}))
       ->capture_default_str();
-  app.add_option("--delivery-interface", flags.delivery_interface,
-                 "interface that direct-link sends out of; default: that of the default route")
-      ->type_name("NAME");
+  program::add_name(app, "--delivery-interface", "NAME", flags.delivery_interface,
+                    "interface that direct-link sends out of; default: that of the default route");
   program::add_limit_flags(app, options.limits);
   program::add_duration(app, "--give-up-after", options.give_up_after,
                         "end, with exit code 0, without any stream for so long; default: never");

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
@@ -33,15 +34,15 @@ Protocol read_protocol(const std::string& path, const YAML::Node& key) {
 }  // namespace
 
 Credentials Credentials::read(const std::string& path) {
-  std::ifstream file(path);
+  errno = 0;
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
   struct stat status {};
-  if (!file || ::stat(path.c_str(), &status) != 0)
+  if (errno != 0 || ::stat(path.c_str(), &status) != 0)
     throw program::StartError("--credentials " + path + " can't be read: " + std::strerror(errno));
-  if ((status.st_mode & (S_IRGRP | S_IROTH)) != 0)
-    spdlog::warn("--credentials {} can be read by others than its owner: chmod 600 it", path);
   Credentials credentials;
   try {
-    const YAML::Node root = YAML::Load(file);
+    const YAML::Node root = YAML::Load(text.str());
     if (!root.IsNull() && !root.IsMap())
       fail(path, root.Mark(), "it has to be a map of protocols to the passwords of their users");
     for (const auto& entry : root) {
@@ -51,12 +52,16 @@ Credentials Credentials::read(const std::string& path) {
       for (const auto& user : entry.second) {
         if (!user.first.IsScalar() || !user.second.IsScalar())
           fail(path, user.first.Mark(), "behind a user there has to be a password");
+        if (credentials.password(protocol, user.first.Scalar()) != nullptr)
+          fail(path, user.first.Mark(), "this user is there twice");
         credentials.set(protocol, user.first.Scalar(), user.second.Scalar());
       }
     }
   } catch (const YAML::Exception& error) {
     fail(path, error.mark, "it is no YAML");
   }
+  if ((status.st_mode & (S_IRGRP | S_IROTH)) != 0)
+    spdlog::warn("--credentials {} can be read by others than its owner: chmod 600 it", path);
   return credentials;
 }
 
