@@ -180,8 +180,11 @@ class Configuration(ConfigurationTest):
         name = "src host client.test"
         lab.start_intercept(config=self.write(target=[self.target], filter=name))
         words = f"the intercept says --filter {name}, which here is no pcap filter: unknown host 'client.test'"
-        ready = lambda: lab.production.get(SIDECAR_HTTP, "/readyz")
-        wait_until(lambda: words in ready()[1], lambda: f"{ready()}: {sidecar.output()}", 60)
+
+        def ready():
+            return lab.production.get(SIDECAR_HTTP, "/readyz")[1]
+
+        wait_until(lambda: words in ready(), lambda: f"{ready()}: {sidecar.output()}", 60)
         load = self.load("unmirrored")
         self.assert_served(load.finish())
         self.assertEqual(self.shed("no_stream"), 400)
