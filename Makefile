@@ -14,7 +14,7 @@ BUILD_PACKAGES := g++ cmake ninja-build ccache pkg-config libpcap-dev libgrpc++-
   libxxhash-dev libssl-dev zlib1g-dev libzstd-dev
 LAB_PACKAGES := python3 python3-yaml iproute2 nftables procps nginx-light redis-server redis-tools \
   postgresql postgresql-contrib mariadb-server mariadb-client sysbench nghttp2-client nghttp2-server openssl tcpdump \
-  dnsmasq-base dnsperf
+  dnsmasq-base dnsperf zstd
 CLUSTER_PACKAGES := containerd runc containernetworking-plugins conntrack iptables jq busybox-static
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 FUZZ_TARGETS ?= packet session login stream configuration

@@ -62,7 +62,7 @@ bool ClientLeases::may_be_source(const net::IpAddress& address) const {
 
 bool ClientLeases::is_target(const Stream& stream, const net::Endpoint& endpoint) const {
   return std::any_of(targets_.begin(), targets_.end(), [&](const Target& target) {
-    return target.endpoint == endpoint &&
+    return target.endpoint == endpoint && target.protocol == net::Protocol::tcp &&
            std::find(stream.production_ports.begin(), stream.production_ports.end(),
                      target.production()) != stream.production_ports.end();
   });

@@ -1,6 +1,7 @@
 #include "intercept/intercept.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include <linux/capability.h>
 #include <net/if.h>
 #include <poll.h>
+#include <spdlog/fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include "inject/inject.h"
@@ -88,6 +90,21 @@ Options require_startable(Options options) {
   return options;
 }
 
+// What differs, as it is now, for the log; empty where nothing does.
+std::string changes(const LiveOptions& before, const LiveOptions& now) {
+  std::vector<std::string> changed;
+  if (before.targets != now.targets) {
+    std::vector<std::string> targets;
+    for (const Target& target : now.targets) targets.push_back(target.to_string());
+    changed.push_back(fmt::format("target [{}]", fmt::join(targets, ", ")));
+  }
+  if (auto limits = program::changes(before.sidecars.limits, now.sidecars.limits); !limits.empty())
+    changed.push_back(std::move(limits));
+  if (before.sidecars.stop != now.sidecars.stop)
+    changed.push_back(fmt::format("stop-sidecars {}", now.sidecars.stop));
+  return fmt::format("{}", fmt::join(changed, ", "));
+}
+
 // The name that sessions' packets go out of and replies come in from.
 std::string interface_of_sessions(const Options& options) {
   return options.clients.loops() ? Loop::near_end : options.interface;
@@ -151,11 +168,14 @@ class Intercept::Implementation {
     tap_thread_.join();
   }
 
-  void run(int stop_descriptor) {
-    pollfd stop{stop_descriptor, POLLIN, 0};
+  void run(int stop_descriptor, program::ReloadSignal* reload) {
+    std::array<pollfd, 2> waiting = {
+        {{stop_descriptor, POLLIN, 0}, {reload ? reload->descriptor() : -1, POLLIN, 0}}};
     do {
       keep_house(Clock::now());
-    } while (::poll(&stop, 1, static_cast<int>(turn.count())) <= 0);
+      if (reload && reload->take()) look_at_configuration(Look::again);
+      ::poll(waiting.data(), waiting.size(), static_cast<int>(turn.count()));
+    } while (waiting[0].revents == 0);
 
     spdlog::info("ending: every session of the shadow's is reset");
     relay_.drain();
@@ -172,7 +192,7 @@ class Intercept::Implementation {
   void keep_house(Clock::time_point now) {
     if (options_.look_again && now >= next_configuration_look_) {
       next_configuration_look_ = now + configuration_interval;
-      look_at_configuration();
+      look_at_configuration(Look::if_changed);
     }
     if (options_.sidecar_identity && now >= next_identity_look_) {
       next_identity_look_ = now + identity_interval;
@@ -191,25 +211,31 @@ class Intercept::Implementation {
     relay_.prove(now);
   }
 
-  void look_at_configuration() {
-    auto found = options_.look_again();
-    if (!found) return;
-    if (const auto* wrong = std::get_if<std::string>(&*found)) {
-      add(counters_.configurations, ConfigurationResult::refused);
-      spdlog::error("{}; what was read before stays in use", *wrong);
+  void look_at_configuration(Look look) {
+    if (!options_.look_again) {
+      spdlog::warn("SIGHUP: there is no file of --config to read again");
       return;
     }
-    auto& live = std::get<LiveOptions>(*found);
-    if (const auto wrong = fit_to_clients(live.targets, options_)) {
+    auto found = options_.look_again(look);
+    if (!found) return;
+    auto* const reading = std::get_if<Reading>(&*found);
+    const auto wrong = reading ? fit_to_clients(reading->live.targets, options_)
+                               : std::optional(std::get<std::string>(*found));
+    if (wrong) {
       add(counters_.configurations, ConfigurationResult::refused);
       spdlog::error("{}; what was read before stays in use", *wrong);
       return;
     }
     add(counters_.configurations, ConfigurationResult::taken);
-    spdlog::info("the configuration is read; targets: {}{}", live.targets.size(),
-                 live.sidecars.stop ? "; the sidecars are told to end" : "");
-    relay_.set_targets(std::move(live.targets));
-    relay_.configure(live.sidecars);
+    const std::string changed = changes(live_, reading->live);
+    spdlog::info("the file of --config is read; {}",
+                 changed.empty() ? "it changes nothing" : "changed: " + changed);
+    if (!reading->needs_restart.empty())
+      spdlog::warn("these flags in it differ from those at the start, and need a restart: {}",
+                   reading->needs_restart);
+    live_ = std::move(reading->live);
+    relay_.set_targets(live_.targets);
+    relay_.configure(live_.sidecars);
     next_path_look_ = Clock::time_point();  // new targets need their paths
   }
 
@@ -338,6 +364,7 @@ class Intercept::Implementation {
   }
 
   const Options options_;
+  LiveOptions live_ = options_.live;  // as read last
   const std::string session_interface_;
   Counters counters_;
   std::unique_ptr<KernelState> kernel_state_;  // refuses a second intercept before it does harm
@@ -414,8 +441,8 @@ Intercept::Intercept(Options options)
 
 Intercept::~Intercept() = default;
 
-void Intercept::run(int stop_descriptor) {
-  implementation_->run(stop_descriptor);
+void Intercept::run(int stop_descriptor, program::ReloadSignal* reload) {
+  implementation_->run(stop_descriptor, reload);
 }
 
 net::Port Intercept::port() const {

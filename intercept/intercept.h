@@ -1,6 +1,7 @@
 // The whole intercept, put together and kept in order.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "intercept/relay.h"
 #include "intercept/sidecar_identity.h"
 #include "net/address.h"
+#include "program/signals.h"
 #include "program/tls.h"
 
 namespace trafficmirror::intercept {
@@ -25,6 +27,18 @@ struct LiveOptions {
   SidecarConfiguration sidecars;
 };
 
+// What was read again.
+struct Reading {
+  LiveOptions live;
+  std::string needs_restart;  // the flags of it that differ and can't change so: "http, interface"
+};
+
+// When it is looked for what there is now.
+enum class Look : uint8_t {
+  if_changed,  // every second
+  again,       // somebody asks for it
+};
+
 struct Options {
   net::HostPort listen{"0.0.0.0", {7443}};
   std::string interface;
@@ -33,9 +47,9 @@ struct Options {
   std::shared_ptr<program::Tls> tls{};                  // null: plain text
   std::shared_ptr<SidecarIdentity> sidecar_identity{};  // null: they are told of none
   LiveOptions live;  // at first; without `look_again` at least one target
-  // Asked every second, on the thread of run(): nothing where all is as it was; otherwise what it
-  // is now, or what is wrong with it, in one line.
-  std::function<std::optional<std::variant<LiveOptions, std::string>>()> look_again{};
+  // Asked on the thread of run(): nothing where all is as it was; otherwise what it is now, or what
+  // is wrong with it, in one line.
+  std::function<std::optional<std::variant<Reading, std::string>>(Look look)> look_again{};
 };
 
 class Intercept {
@@ -48,8 +62,9 @@ class Intercept {
   Intercept& operator=(const Intercept&) = delete;
 
   // Keeps house on this thread until `stop_descriptor` is readable: proves paths, follows the
-  // interface, holds the kernel's rules. Then resets every session and lets the streams end.
-  void run(int stop_descriptor);
+  // interface, holds the kernel's rules. Then resets every session and lets the streams end. On
+  // `reload` it looks again at once.
+  void run(int stop_descriptor, program::ReloadSignal* reload = nullptr);
 
   net::Port port() const;
   // Any thread.

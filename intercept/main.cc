@@ -13,8 +13,8 @@
 #include "program/http.h"
 #include "program/limits.h"
 #include "program/log.h"
+#include "program/signals.h"
 #include "program/start_error.h"
-#include "program/stop_signal.h"
 #include "program/tls.h"
 
 namespace trafficmirror::intercept {
@@ -32,9 +32,8 @@ struct Flags {
 void add_flags(CLI::App& app, Flags& flags) {
   Options& options = flags.options;
   program::add_host_port(app, "--listen", options.listen, "where sidecars connect to (gRPC)");
-  app.add_option("--interface", options.interface, "interface towards the shadow")
-      ->required()
-      ->type_name("NAME");
+  program::add_name(app, "--interface", "NAME", options.interface, "interface towards the shadow")
+      ->required();
   program::add_repeated_text(
       app, "--target", "PORT=HOST:PORT",
       "production port (8080, or 53/udp) = shadow endpoint; may be repeated, and several for one "
@@ -67,7 +66,9 @@ void add_flags(CLI::App& app, Flags& flags) {
       "  trafficmirror-intercept --interface eth0 --target 80=10.0.0.5:8080\n\n"
       "target, percent, filter, max-sessions, max-rate, memory-limit, turns, max-lag, over-lag "
       "and\n"
-      "stop-sidecars are followed while it runs: it looks at the file of --config every second.\n"
+      "stop-sidecars are followed while it runs: it looks at the file of --config every second, "
+      "and\n"
+      "at once on SIGHUP.\n"
       "With a file there may be no target at all.\n"
       "The limits, where they are given, go for every sidecar, before its own flags.\n\n"
       "It needs CAP_NET_RAW and CAP_NET_ADMIN. /readyz of --http says whether the shadow's replies "
@@ -76,6 +77,7 @@ void add_flags(CLI::App& app, Flags& flags) {
 
 int run(int argc, const char* const* argv) {
   const program::StopSignal stop;
+  program::ReloadSignal reload;
   Flags flags;
   Options& options = flags.options;
   CLI::App app(
@@ -94,14 +96,18 @@ int run(int argc, const char* const* argv) {
   options.tls = program::load_tls(flags.tls);
   options.sidecar_identity = load_sidecar_identity(flags.sidecar_identity, options.tls.get());
   if (!file.empty()) {
-    options.look_again = [argc, argv, changing = program::ChangingFile(file)]() mutable
-        -> std::optional<std::variant<LiveOptions, std::string>> {
-      if (!changing.changed()) return std::nullopt;
+    options.look_again =
+        [argc, argv, at_start = program::given(app), changing = program::ChangingFile(file)](
+            Look look) mutable -> std::optional<std::variant<Reading, std::string>> {
+      if (!changing.changed() && look == Look::if_changed) return std::nullopt;
       Flags now;
       CLI::App again("", program_name);
       add_flags(again, now);
       if (auto wrong = program::parse_flags_again(again, argc, argv)) return std::move(*wrong);
-      return std::move(now.options.live);
+      auto followed = program::limit_names();
+      followed.insert(followed.end(), {"target", "stop-sidecars"});
+      return Reading{std::move(now.options.live),
+                     program::differences(at_start, program::given(again), followed)};
     };
   }
 
@@ -113,7 +119,7 @@ int run(int argc, const char* const* argv) {
     spdlog::info("listening on {}; targets out of {}: {}", program::to_text(options.listen),
                  options.interface, options.live.targets.size());
     if (!options.tls) spdlog::warn(program::plain_text_warning);
-    intercept.run(stop.descriptor());
+    intercept.run(stop.descriptor(), &reload);
   }
   return 0;
 }

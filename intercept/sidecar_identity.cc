@@ -17,12 +17,7 @@ constexpr const char* key_flag = "--sidecar-tls-key";
 
 void add_sidecar_identity_flags(CLI::App& app, SidecarIdentityOptions& options) {
   const auto add = [&](const char* name, std::string& value, const std::string& help) {
-    program::add_text(app, name, "FILE", "", help,
-                      [&value](const std::string& text) -> std::optional<std::string> {
-                        if (text.empty()) return "is empty";
-                        value = text;
-                        return std::nullopt;
-                      })
+    program::add_name(app, name, "FILE", value, help)
         ->group("TLS of sidecars that have theirs in the environment (both of these, or none)");
   };
   add(certificate_flag, options.certificate,

@@ -19,8 +19,8 @@
 #include "program/flags.h"
 #include "program/http.h"
 #include "program/log.h"
+#include "program/signals.h"
 #include "program/start_error.h"
-#include "program/stop_signal.h"
 
 namespace trafficmirror::controller {
 namespace {

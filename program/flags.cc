@@ -6,12 +6,15 @@
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <set>
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <sys/stat.h>
 
 #include "program/start_error.h"
 #include "program/yaml_config.h"
@@ -196,6 +199,16 @@ CLI::Option* add_text(CLI::App& app, const std::string& name, const std::string&
       form, default_text);
 }
 
+CLI::Option* add_name(CLI::App& app, const std::string& name, const std::string& form,
+                      std::string& value, const std::string& help) {
+  return add_text(app, name, form, value, help,
+                  [&value](const std::string& text) -> std::optional<std::string> {
+                    if (text.empty()) return "is empty";
+                    value = text;
+                    return std::nullopt;
+                  });
+}
+
 CLI::Option* add_repeated_text(CLI::App& app, const std::string& name, const std::string& form,
                                const std::string& help, Accept accept) {
   CLI::Option* option = app.add_option_function<std::vector<std::string>>(
@@ -300,11 +313,34 @@ std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv)
 
 std::string config_file(const CLI::App& app) {
   const CLI::Option* option = app.get_config_ptr();
-  return option->empty() ? "" : option->as<std::string>();
+  const std::string path = option->empty() ? "" : option->as<std::string>();
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) ? path : "";
 }
 
 std::optional<std::string> parse_flags_again(CLI::App& app, int argc, const char* const* argv) {
   return parse(app, argc, argv);
+}
+
+Given given(const CLI::App& app) {
+  Given all;
+  for (const CLI::Option* option : app.get_options())
+    if (!option->empty() && !option->get_lnames().empty())
+      all[option->get_lnames().front()] = option->results();
+  return all;
+}
+
+std::string differences(const Given& one, const Given& other,
+                        const std::vector<std::string>& followed) {
+  std::set<std::string> names;
+  for (const auto& [these, those] : {std::tie(one, other), std::tie(other, one)}) {
+    for (const auto& [name, texts] : these) {
+      const auto found = those.find(name);
+      if (found == those.end() || found->second != texts) names.insert(name);
+    }
+  }
+  for (const std::string& name : followed) names.erase(name);
+  return CLI::detail::join(names, ", ");
 }
 
 bool ChangingFile::changed() {

@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -73,7 +74,12 @@ CLI::Option* add_ports(CLI::App& app, const std::string& name,
 using Accept = std::function<std::optional<std::string>(const std::string& text)>;
 CLI::Option* add_text(CLI::App& app, const std::string& name, const std::string& form,
                       const std::string& default_text, const std::string& help, Accept accept);
-// The same for a flag that may be repeated, as a list in the file; `accept` is called for each.
+// A name, such as a file's: any text but an empty one, which is mostly a variable of a script that
+// was not set.
+CLI::Option* add_name(CLI::App& app, const std::string& name, const std::string& form,
+                      std::string& value, const std::string& help);
+// The same as add_text for a flag that may be repeated, as a list in the file; `accept` is called
+// for each.
 CLI::Option* add_repeated_text(CLI::App& app, const std::string& name, const std::string& form,
                                const std::string& help, Accept accept);
 
@@ -81,12 +87,21 @@ CLI::Option* add_repeated_text(CLI::App& app, const std::string& name, const std
 // --help or --version, 2 after a mistake, which stands in one line on stderr.
 std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv);
 
-// The path given with --config; empty where there is none. For behind parse_flags.
+// The path given with --config; empty where there is none, or one that can't be read a second time,
+// such as a pipe. For behind parse_flags.
 std::string config_file(const CLI::App& app);
 
 // Reads the same command line once more, into another app and other variables, since the file may
 // hold something else now. Nothing, or what is wrong, in one line.
 std::optional<std::string> parse_flags_again(CLI::App& app, int argc, const char* const* argv);
+
+// What each flag was given on the command line or in the file, by its name without dashes.
+using Given = std::map<std::string, std::vector<std::string>>;
+Given given(const CLI::App& app);
+// The flags that are given otherwise in one than in the other, but for those that are `followed`:
+// "http, interface". Empty where there are none.
+std::string differences(const Given& one, const Given& other,
+                        const std::vector<std::string>& followed);
 
 // A file that is asked now and then whether it holds something else. It counts as changed when it
 // is asked for the first time, and when it can't be read any more.

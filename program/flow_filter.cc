@@ -1,5 +1,8 @@
 #include "program/flow_filter.h"
 
+#include <algorithm>
+#include <span>
+
 #include <pcap/pcap.h>
 
 #include "net/packet.h"
@@ -27,6 +30,17 @@ std::variant<FlowFilter, std::string> FlowFilter::compile(const std::string& exp
       0)
     return std::string("is no pcap filter: ") + ::pcap_geterr(handle.get());
   return FlowFilter(expression, std::move(program));
+}
+
+bool FlowFilter::operator==(const FlowFilter& other) const {
+  const std::span own(program_->code.bf_insns, program_->code.bf_len);
+  const std::span others(other.program_->code.bf_insns, other.program_->code.bf_len);
+  return expression_ == other.expression_ &&
+         std::equal(own.begin(), own.end(), others.begin(), others.end(),
+                    [](const bpf_insn& one, const bpf_insn& two) {
+                      return one.code == two.code && one.jt == two.jt && one.jf == two.jf &&
+                             one.k == two.k;
+                    });
 }
 
 bool FlowFilter::lets_through(const net::FlowKey& flow, net::Protocol protocol) const {

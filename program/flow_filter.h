@@ -26,7 +26,8 @@ class FlowFilter {
   // Asked about the flow's first packet: a SYN, or a datagram.
   bool lets_through(const net::FlowKey& flow, net::Protocol protocol = net::Protocol::tcp) const;
 
-  bool operator==(const FlowFilter& other) const { return expression_ == other.expression_; }
+  // The same expression, with its names of the same addresses.
+  bool operator==(const FlowFilter& other) const;
 
  private:
   struct Program;

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <string>
+#include <utility>
 
 #include <CLI/App.hpp>
+#include <spdlog/fmt/fmt.h>
+#include <spdlog/fmt/ranges.h>
 
 #include "program/flags.h"
 
@@ -44,7 +47,49 @@ void add_count(CLI::App& app, const std::string& name, std::optional<uint32_t>& 
            });
 }
 
+using NameAndText = std::pair<const char*, std::string>;
+
+// Each flag, and its value as the flag takes it; empty where it is not there.
+std::vector<NameAndText> to_texts(const Limits& limits) {
+  const auto text = [](const auto& value) {
+    return value ? fmt::format("{}", *value) : std::string();
+  };
+  const auto name_of = [](const auto& choice, const auto& names) {
+    return choice ? names[static_cast<size_t>(*choice)] : "";
+  };
+  return {
+      {"percent", text(limits.percent)},
+      {"filter", limits.filter ? limits.filter->expression() : ""},
+      {"copies", text(limits.copies)},
+      {"max-sessions", text(limits.max_sessions)},
+      {"max-rate", text(limits.max_rate)},
+      {"memory-limit", limits.memory != 0 ? std::to_string(limits.memory) : ""},
+      {"turns", name_of(limits.turns, turns_names)},
+      {"max-lag", limits.max_lag.count() != 0 ? fmt::format("{}ms", limits.max_lag.count()) : ""},
+      {"over-lag", name_of(limits.over_lag, over_lag_names)}};
+}
+
 }  // namespace
+
+std::vector<std::string> limit_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, text] : to_texts({})) names.emplace_back(name);
+  return names;
+}
+
+std::string changes(const Limits& before, const Limits& now) {
+  std::vector<std::string> changed;
+  const auto one = to_texts(before), other = to_texts(now);
+  for (size_t i = 0; i < one.size(); ++i) {
+    const auto& [name, text] = other[i];
+    if (one[i].second != text)
+      changed.push_back(std::string(name) + " " + (text.empty() ? "not given" : text));
+  }
+  if (before.filter && now.filter && before.filter->expression() == now.filter->expression() &&
+      before.filter != now.filter)
+    changed.push_back("filter, as names in it are of other addresses");
+  return fmt::format("{}", fmt::join(changed, ", "));
+}
 
 Limits Limits::over(const Limits& others) const {
   return {.percent = percent ? percent : others.percent,

@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "program/flow_filter.h"
 
@@ -49,6 +51,11 @@ inline constexpr uint64_t least_memory = 1 << 20;
 
 // Whether what is there is within its bounds.
 bool within_bounds(const Limits& limits);
+
+// The flags below, without their dashes.
+std::vector<std::string> limit_names();
+// What of them is different, as it is now: "percent 10, filter not given". Empty: nothing is.
+std::string changes(const Limits& before, const Limits& now);
 
 // --percent, --filter, --copies, --max-sessions, --max-rate, --memory-limit, --turns,
 // --max-lag and --over-lag.

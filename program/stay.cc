@@ -27,7 +27,7 @@ class Signals {
  public:
   Signals() {
     sigemptyset(&awaited_);
-    for (const int number : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&awaited_, number);
+    for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) sigaddset(&awaited_, number);
     // Where it is ignored, as it may be by inheritance, children leave nothing to wait for.
     std::signal(SIGCHLD, SIG_DFL);
     ::pthread_sigmask(SIG_BLOCK, &awaited_, nullptr);
@@ -115,7 +115,7 @@ int stay(const std::function<int()>& work, Backoff::Pauses pauses) {
       while (::waitpid(child, &end.status, WNOHANG) == 0) {
         const auto number = signals.wait(Clock::now() + std::chrono::hours(1));
         if (!number || *number == SIGCHLD) continue;
-        told_to_end = true;
+        told_to_end = told_to_end || *number != SIGHUP;
         ::kill(child, *number);
       }
       if (told_to_end) return end.exit_code();
@@ -131,6 +131,7 @@ int stay(const std::function<int()>& work, Backoff::Pauses pauses) {
     const Clock::time_point next = Clock::now() + pause;
     while (Clock::now() < next) {
       const auto number = signals.wait(next);
+      if (number == SIGHUP) break;
       if (number && *number != SIGCHLD) return 0;
     }
   }

@@ -50,11 +50,13 @@ class Backoff {
   Duration next_;
 };
 
-// Does `work` in a child process, and again in a new one each time that it ends. SIGTERM and SIGINT
-// are passed on to it; when it has ended after one, its exit code is returned: 0 where none was
-// running. The child is killed when this process ends in any other way. To be called before there
-// are threads; SIGTERM, SIGINT and SIGCHLD are blocked from then on, the first two in the child
-// too, where StopSignal takes up what came before it.
+// Does `work` in a child process, and again in a new one each time that it ends. SIGTERM, SIGINT
+// and SIGHUP are passed on to it; when it has ended after one of the first two, its exit code is
+// returned: 0 where none was running. While none is, SIGHUP has it started at once, as the file
+// that it can't start with may be another now. The child is killed when this process ends in any
+// other way. To be called before there are threads; these signals and SIGCHLD are blocked from then
+// on, in the child but for SIGCHLD too, where StopSignal and ReloadSignal take up what came before
+// them.
 int stay(const std::function<int()>& work, Backoff::Pauses pauses = {});
 
 }  // namespace trafficmirror::program

@@ -95,13 +95,7 @@ void add_tls_flags(CLI::App& app, TlsOptions& options) {
   const char* const group = "TLS on the stream (all of these, or none)";
   const auto add = [&](const std::string& name, const std::string& form, std::string& value,
                        const std::string& help) {
-    add_text(app, name, form, "", help,
-             [&value](const std::string& text) -> std::optional<std::string> {
-               if (text.empty()) return "is empty";
-               value = text;
-               return std::nullopt;
-             })
-        ->group(group);
+    add_name(app, name, form, value, help)->group(group);
   };
   const auto or_from = [](const char* variable) {
     return std::string("; or the PEM itself in the environment: ") + variable;

@@ -44,12 +44,12 @@ LoginFlags::LoginFlags(CLI::App& app) {
           return "says otherwise than before of this port";
         return std::nullopt;
       });
-  app.add_option("--credentials", credentials_,
-                 std::string("YAML of the shadow's users and their passwords, by protocol: "
-                             "postgresql: {USER: PASSWORD}; read once; or the YAML itself in the "
-                             "environment: ") +
-                     credentials_variable)
-      ->type_name("FILE");
+  program::add_name(
+      app, "--credentials", "FILE", credentials_,
+      std::string("YAML of the shadow's users and their passwords, by protocol: "
+                  "postgresql: {USER: PASSWORD}; read once; or the YAML itself in the "
+                  "environment: ") +
+          credentials_variable);
 }
 
 session::Logins LoginFlags::logins(std::span<const net::Port> ports) const {

@@ -52,10 +52,9 @@ bool given(const CLI::Option* option) {
 
 OfflineFlags::OfflineFlags(CLI::App& app) {
   const char* const offline = "Replaying and recording";
-  app.add_option("--pcap", pcap_,
-                 "replay this capture, - for stdin, in place of live traffic, and end: pcap or "
-                 "pcapng, also packed by gzip or zstd")
-      ->type_name("FILE")
+  program::add_name(app, "--pcap", "FILE", pcap_,
+                    "replay this capture, - for stdin, in place of live traffic, and end: pcap or "
+                    "pcapng, also packed by gzip or zstd")
       ->group(offline);
   of_replay_ = {
       program::add_text(
@@ -75,13 +74,11 @@ OfflineFlags::OfflineFlags(CLI::App& app) {
                  "on"),
       add_moment(app, "--until", replay_.schedule.until,
                  "leave out what was captured then and later"),
-      app.add_option("--report", report_,
-                     "write the report at the replay's end into this file, too")
-          ->type_name("FILE"),
+      program::add_name(app, "--report", "FILE", report_,
+                        "write the report at the replay's end into this file, too"),
   };
-  record_flag_ = app.add_option("--record", record_.path,
-                                "write what is captured into this file, to be replayed later")
-                     ->type_name("FILE");
+  record_flag_ = program::add_name(app, "--record", "FILE", record_.path,
+                                   "write what is captured into this file, to be replayed later");
   of_record_ = {
       program::add_size(app, "--record-size", record_.file_bytes,
                         "a file of that size becomes FILE.1, the one before FILE.2, ...",

@@ -63,13 +63,12 @@ struct Replicas::Replica {
   void open_or_close() { session::Engine::close_to_new_sessions(stream, !has_address || ending); }
 };
 
-Replicas::Replicas(uplink::Uplink::Options options, session::Engine& engine,
-                   std::function<uplink::Found(const std::string& host)> how,
+Replicas::Replicas(uplink::Uplink::Options options, session::Engine& engine, LookUp how,
                    SendDirectly send_directly)
     : options_(std::move(options)),
       engine_(engine),
       send_directly_(std::move(send_directly)),
-      look_up_(std::move(how)) {
+      how_(std::move(how)) {
   if (uplink::is_address(options_.intercept.host)) {
     look_up_at_ = Clock::time_point::max();
     add(options_.intercept.host);
@@ -210,7 +209,7 @@ void Replicas::take(Replica& replica, const uplink::Event& event, Clock::time_po
 void Replicas::run(Clock::time_point now) {
   if (!look_up_.running() && now >= look_up_at_) {
     looked_up_at_ = now;
-    look_up_.start(options_.intercept.host);
+    look_up_.start([how = how_, host = options_.intercept.host] { return how(host); });
   }
   bool up = false;
   for (const auto& each : replicas_) {

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "program/background.h"
 #include "program/log.h"
 #include "sidecar/session/engine.h"
 #include "sidecar/uplink/addresses.h"
@@ -31,10 +32,12 @@ class Replicas {
   // Whole packets, one behind the other, on their way to the shadow.
   using SendDirectly = std::function<void(std::string_view packets)>;
 
-  // `options.intercept` is the name and port of all. `engine` outlives this. `how` is as in LookUp.
+  // Called on a thread of its own, also after this has gone.
+  using LookUp = std::function<uplink::Found(const std::string& host)>;
+
+  // `options.intercept` is the name and port of all. `engine` outlives this.
   // `send_directly`: in place of the streams; wanted with `options.sends_directly`.
-  Replicas(uplink::Uplink::Options options, session::Engine& engine,
-           std::function<uplink::Found(const std::string& host)> how = uplink::look_up,
+  Replicas(uplink::Uplink::Options options, session::Engine& engine, LookUp how = uplink::look_up,
            SendDirectly send_directly = {});
   ~Replicas();
   Replicas(const Replicas&) = delete;
@@ -91,7 +94,8 @@ class Replicas {
   const uplink::Uplink::Options options_;
   session::Engine& engine_;
   const SendDirectly send_directly_;
-  uplink::LookUp look_up_;
+  const LookUp how_;
+  program::Background<uplink::Found> look_up_;
   Clock::time_point look_up_at_ = Clock::time_point::min();
   Clock::time_point looked_up_at_ = Clock::time_point::min();
   std::vector<std::unique_ptr<Replica>> replicas_;

@@ -62,8 +62,24 @@ const char* name_of(Choice choice, const Names& names) {
   return names[static_cast<size_t>(choice)];
 }
 
-// `in_use` with its defaults, those of `limits` left out that bound nothing.
-std::string describe(const program::Limits& limits, const session::Limits& in_use) {
+session::Limits to_engine_limits(const program::Limits& limits) {
+  session::Limits of_engine;
+  if (limits.percent) of_engine.percent = *limits.percent;
+  if (limits.max_sessions) of_engine.sessions = *limits.max_sessions;
+  if (limits.memory != 0) of_engine.memory = limits.memory;
+  if (limits.max_rate) of_engine.rate = *limits.max_rate;
+  if (limits.copies) of_engine.copies = static_cast<uint16_t>(*limits.copies);
+  if (limits.filter)
+    of_engine.filter = [filter = *limits.filter](const net::FlowKey& key, net::Protocol protocol) {
+      return filter.lets_through(key, protocol);
+    };
+  of_engine.pacing = pacing_of(limits);
+  return of_engine;
+}
+
+// With the defaults, but for those that bound nothing.
+std::string describe(const program::Limits& limits) {
+  const session::Limits in_use = to_engine_limits(limits);
   std::string text = fmt::format(
       "{} % of the connections, {} sessions at most, {} bytes, turns {}", in_use.percent,
       limits.max_sessions ? std::to_string(in_use.sessions) : "any number of", in_use.memory,
@@ -89,17 +105,19 @@ void wait_until(Replicas::Clock::time_point time, std::span<pollfd> descriptors)
 
 }  // namespace
 
-Shard::Shard(Options options, int stop_descriptor)
+Shard::Shard(Options options, int stop_descriptor, Reload& reload)
     : options_(std::move(options)),
       stop_descriptor_(stop_descriptor),
+      reload_(reload),
       engine_(with_login_log(options_.engine)),
       direct_(options_.uplink.sends_directly
                   ? std::make_unique<direct::Sender>(options_.direct_link)
                   : nullptr),
       replicas_(options_.uplink, engine_, uplink::look_up,
                 direct_ ? [this](std::string_view packets) { direct_->send(packets); }
-                        : Replicas::SendDirectly()) {
-  configure({});
+                        : Replicas::SendDirectly()),
+      own_limits_(options_.limits) {
+  apply_limits();
   if (options_.replay) {
     replay_ = std::make_unique<replay::Replay>(*options_.replay, options_.engine.ports,
                                                options_.engine.udp_ports, engine_, stop_descriptor);
@@ -126,6 +144,10 @@ void Shard::run() {
   for (std::vector<pollfd> waiting;;) {
     const int source = replay_ ? replay_->descriptor() : capture_ ? capture_->descriptor() : -1;
     waiting.assign({{asked_to_stop_ ? -1 : stop_descriptor_, POLLIN, 0}, {source, POLLIN, 0}});
+    const size_t first_of_reload = waiting.size();
+    reload_.for_each_descriptor([&](int descriptor) {
+      waiting.push_back({descriptor, POLLIN, 0});
+    });
     const size_t first_of_streams = waiting.size();
     replicas_.for_each_descriptor([&](int descriptor) {
       waiting.push_back({descriptor, POLLIN, 0});
@@ -137,6 +159,9 @@ void Shard::run() {
     asked_to_stop_ = asked_to_stop_ || waiting[0].revents != 0;
     if (asked_to_stop_ && may_stop(now)) break;
     const auto is_ready = [](const pollfd& descriptor) { return descriptor.revents != 0; };
+    if (std::any_of(waiting.begin() + first_of_reload, waiting.begin() + first_of_streams,
+                    is_ready))
+      read_again();
     if (std::any_of(waiting.begin() + first_of_streams, waiting.end(), is_ready))
       take_stream_events(now);
     replicas_.run(now);
@@ -289,23 +314,26 @@ void Shard::take_stream_events(Clock::time_point now) {
   current_.unusable[capture::Unusable::malformed] += said.malformed_headers;
 }
 
-void Shard::configure(const program::Limits& limits) {
-  const program::Limits before = std::exchange(limits_, limits.over(options_.limits));
-  if (limits_ == before) return;
-  session::Limits of_engine;
-  if (limits_.percent) of_engine.percent = *limits_.percent;
-  if (limits_.max_sessions) of_engine.sessions = *limits_.max_sessions;
-  if (limits_.memory != 0) of_engine.memory = limits_.memory;
-  if (limits_.max_rate) of_engine.rate = *limits_.max_rate;
-  if (limits_.copies) of_engine.copies = static_cast<uint16_t>(*limits_.copies);
-  if (limits_.filter)
-    of_engine.filter = [filter = *limits_.filter](const net::FlowKey& key, net::Protocol protocol) {
-      return filter.lets_through(key, protocol);
-    };
-  of_engine.pacing = pacing_of(limits_);
-  engine_.set_limits(now_, of_engine);
-  if (limits == program::Limits{}) return;
-  spdlog::info("the intercept says: {}", describe(limits_, of_engine));
+void Shard::configure(const program::Limits& of_intercept) {
+  limits_of_intercept_ = of_intercept;
+  if (apply_limits()) spdlog::info("changed by the intercept; in use: {}", describe(limits_));
+}
+
+void Shard::read_again() {
+  const auto read = reload_.take();
+  current_.configurations = reload_.counters();
+  if (!read) return;
+  const std::string changed = program::changes(std::exchange(own_limits_, *read), *read);
+  apply_limits();
+  spdlog::info("the file of --config is read; {}; in use: {}",
+               changed.empty() ? "it changes nothing" : "changed: " + changed, describe(limits_));
+}
+
+bool Shard::apply_limits() {
+  const program::Limits before = std::exchange(limits_, limits_of_intercept_.over(own_limits_));
+  if (limits_ == before) return false;
+  engine_.set_limits(now_, to_engine_limits(limits_));
+  return true;
 }
 
 session::Engine::Options Shard::with_login_log(session::Engine::Options options) {
@@ -428,6 +456,10 @@ std::vector<prometheus::MetricFamily> Shard::metrics() const {
               "Certificates with key and CAs that the intercept sent, by what became of them.",
               {{identities.taken, {{"result", "taken"}}},
                {identities.refused, {{"result", "refused"}}}}),
+      counter("trafficmirror_configurations_total",
+              "Readings of the file of --config on SIGHUP, by what became of them.",
+              {{now.configurations.taken, {{"result", "taken"}}},
+               {now.configurations.refused, {{"result", "refused"}}}}),
       counter("trafficmirror_streams_total", "Streams to the intercept that got a lease.",
               now.uplink.streams),
       counter("trafficmirror_uplink_dropped_batches_total",

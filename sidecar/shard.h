@@ -20,6 +20,7 @@
 #include "sidecar/capture/recorder.h"
 #include "sidecar/capture/usable.h"
 #include "sidecar/direct/sender.h"
+#include "sidecar/reload.h"
 #include "sidecar/replay/replay.h"
 #include "sidecar/replicas.h"
 #include "sidecar/session/engine.h"
@@ -35,7 +36,7 @@ class Shard : private capture::PacketReceiver {
     std::optional<replay::Options> replay;               // in place of a capture
     std::optional<capture::Recorder::Options> record{};  // what is captured
     session::Engine::Options engine;                     // but for its limits
-    program::Limits limits;                              // where the intercept says nothing else
+    program::Limits limits;                              // at first; where the intercept says none
     uplink::Uplink::Options uplink;
     // What is sent directly is handed to this interface's link; none: the kernel routes it.
     std::optional<std::string> direct_link{};
@@ -45,8 +46,9 @@ class Shard : private capture::PacketReceiver {
     bool outlive_production = false;
   };
 
-  // Opens the capture, or the file to replay; throws StartError where that fails.
-  Shard(Options options, int stop_descriptor);
+  // Opens the capture, or the file to replay; throws StartError where that fails. `reload` outlives
+  // this.
+  Shard(Options options, int stop_descriptor, Reload& reload);
 
   // Mirrors until `stop_descriptor` is readable (and production is gone, if it is to be outlived),
   // the intercept says that it is to end, there was no stream for too long, or the file is
@@ -68,6 +70,7 @@ class Shard : private capture::PacketReceiver {
     session::Counters engine;
     capture::CaptureCounters capture;
     uplink::Uplink::Counters uplink;
+    Reload::Counters configurations;
     capture::UnusableCounts unusable{};
     capture::Recorder::Counters record;
     bool capturing = false;
@@ -86,7 +89,9 @@ class Shard : private capture::PacketReceiver {
   // After it was asked to stop: whether it may.
   bool may_stop(Clock::time_point now);
   void take_stream_events(Clock::time_point now);
-  void configure(const program::Limits& limits);
+  void configure(const program::Limits& of_intercept);
+  void read_again();
+  bool apply_limits();  // whether they are other ones now
   session::Engine::Options with_login_log(session::Engine::Options options);
   void report();
   void publish();
@@ -95,6 +100,7 @@ class Shard : private capture::PacketReceiver {
 
   const Options options_;
   const int stop_descriptor_;
+  Reload& reload_;
   session::Engine engine_;
   std::unique_ptr<direct::Sender> direct_;  // null where packets go up the streams
   Replicas replicas_;
@@ -111,6 +117,8 @@ class Shard : private capture::PacketReceiver {
   Clock::time_point look_for_production_at_;
   std::optional<Clock::time_point> production_gone_at_;
   Clock::time_point report_at_;
+  program::Limits own_limits_;
+  program::Limits limits_of_intercept_;
   program::Limits limits_;  // in use
   session::Time now_;
   Published current_;

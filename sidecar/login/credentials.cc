@@ -35,15 +35,16 @@ Protocol read_protocol(const std::string& name, const YAML::Node& key) {
 
 Credentials Credentials::read(const std::string& path) {
   const std::string name = "--credentials " + path;
-  std::ifstream file(path);
+  errno = 0;
+  std::ostringstream yaml;
+  yaml << std::ifstream(path).rdbuf();
   struct stat status {};
-  if (!file || ::stat(path.c_str(), &status) != 0)
+  if (errno != 0 || ::stat(path.c_str(), &status) != 0)
     throw program::StartError(name + " can't be read: " + std::strerror(errno));
+  Credentials credentials = parse(yaml.str(), name);
   if ((status.st_mode & (S_IRGRP | S_IROTH)) != 0)
     spdlog::warn("{} can be read by others than its owner: chmod 600 it", name);
-  std::ostringstream yaml;
-  yaml << file.rdbuf();
-  return parse(yaml.str(), name);
+  return credentials;
 }
 
 Credentials Credentials::parse(const std::string& yaml, const std::string& name) {
@@ -59,6 +60,8 @@ Credentials Credentials::parse(const std::string& yaml, const std::string& name)
       for (const auto& user : entry.second) {
         if (!user.first.IsScalar() || !user.second.IsScalar())
           fail(name, user.first.Mark(), "behind a user there has to be a password");
+        if (credentials.password(protocol, user.first.Scalar()) != nullptr)
+          fail(name, user.first.Mark(), "this user is there twice");
         credentials.set(protocol, user.first.Scalar(), user.second.Scalar());
       }
     }

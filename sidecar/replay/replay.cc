@@ -200,6 +200,7 @@ std::string Replay::report(const session::Counters& sessions, Clock::time_point 
     not_replayed += fmt::format("  {} {}{} {}\n", count, noun, count == 1 ? "" : "s", what);
   };
   using session::CloseReason;
+  if (read.packets == 0) not_replayed += "  the file holds no packets\n";
   add(read.left_out, "packet", "outside --from and --until");
   add(read.other_ports, "packet", "of other ports");
   add(not_usable, "packet", "of no use: " + counted(capture::unusable_names, read.unusable));

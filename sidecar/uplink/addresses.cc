@@ -2,18 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <mutex>
-#include <system_error>
-#include <thread>
+#include <functional>
+#include <memory>
 #include <tuple>
-#include <utility>
 
 #include <netdb.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <unistd.h>
-
-#include "program/start_error.h"
 
 namespace trafficmirror::uplink {
 namespace {
@@ -68,51 +62,6 @@ std::vector<std::string> choose(std::vector<std::string> found,
   found.resize(most);
   std::sort(found.begin(), found.end());
   return found;
-}
-
-struct LookUp::Shared {
-  const int event_descriptor = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  std::mutex mutex;
-  std::optional<Found> found;
-
-  Shared() {
-    if (event_descriptor < 0) throw program::StartError("eventfd failed: too many open files?");
-  }
-  ~Shared() { ::close(event_descriptor); }
-  Shared(const Shared&) = delete;
-  Shared& operator=(const Shared&) = delete;
-
-  void put(Found what) {
-    const std::lock_guard lock(mutex);
-    found = std::move(what);
-    const uint64_t one = 1;
-    [[maybe_unused]] const auto written = ::write(event_descriptor, &one, sizeof one);
-  }
-};
-
-LookUp::LookUp(std::function<Found(const std::string& host)> how)
-    : how_(std::move(how)), shared_(std::make_shared<Shared>()) {}
-
-void LookUp::start(const std::string& host) {
-  running_ = true;
-  try {
-    std::thread([how = how_, shared = shared_, host] { shared->put(how(host)); }).detach();
-  } catch (const std::system_error& error) {
-    shared_->put(host + " can't be looked up: no thread: " + error.what());
-  }
-}
-
-int LookUp::descriptor() const {
-  return shared_->event_descriptor;
-}
-
-std::optional<Found> LookUp::take() {
-  const std::lock_guard lock(shared_->mutex);
-  if (!shared_->found) return std::nullopt;
-  uint64_t count = 0;
-  [[maybe_unused]] const auto got = ::read(shared_->event_descriptor, &count, sizeof count);
-  running_ = false;
-  return std::exchange(shared_->found, std::nullopt);
 }
 
 }  // namespace trafficmirror::uplink

@@ -1,9 +1,6 @@
 // Which addresses the intercept's name has: one for each of its replicas. They come and go.
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -25,25 +22,5 @@ bool is_address(const std::string& host);
 std::vector<std::string> choose(std::vector<std::string> found,
                                 const std::vector<std::string>& current, size_t most,
                                 const std::string& sidecar);
-
-// Looks up on a thread of its own. All is called by one thread.
-class LookUp {
- public:
-  // `how` has to be safe on any thread, also after this has gone: nobody can end a look-up that
-  // waits for an answer.
-  explicit LookUp(std::function<Found(const std::string& host)> how);
-
-  void start(const std::string& host);
-  bool running() const { return running_; }
-  // Readable (POLLIN) when take() has something.
-  int descriptor() const;
-  std::optional<Found> take();
-
- private:
-  struct Shared;
-  const std::function<Found(const std::string& host)> how_;
-  const std::shared_ptr<Shared> shared_;
-  bool running_ = false;
-};
 
 }  // namespace trafficmirror::uplink

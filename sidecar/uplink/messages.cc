@@ -57,7 +57,8 @@ std::optional<session::Lease> to_lease(const v1::Lease& message) {
   return lease;
 }
 
-std::optional<program::Limits> to_limits(const v1::Configuration& message) {
+std::variant<program::Limits, std::string> to_limits(const v1::Configuration& message) {
+  const char* const out_of_bounds = "the intercept says a limit that is out of its bounds";
   program::Limits limits;
   if (message.has_percent()) limits.percent = message.percent();
   if (message.has_max_sessions()) limits.max_sessions = message.max_sessions();
@@ -65,17 +66,19 @@ std::optional<program::Limits> to_limits(const v1::Configuration& message) {
   if (message.has_copies()) limits.copies = message.copies();
   if (message.has_filter()) {
     auto compiled = program::FlowFilter::compile(message.filter());
-    if (std::holds_alternative<std::string>(compiled)) return std::nullopt;
+    if (const auto* wrong = std::get_if<std::string>(&compiled))
+      return "the intercept says --filter " + message.filter() + ", which here " + *wrong;
     limits.filter = std::get<program::FlowFilter>(std::move(compiled));
   }
   limits.memory = message.memory_limit();
   // Of both, 0 is what is not there; what a later version may say is out of bounds.
   if (!read_choice(message.turns(), program::turns_names, limits.turns) ||
       !read_choice(message.over_lag(), program::over_lag_names, limits.over_lag))
-    return std::nullopt;
+    return out_of_bounds;
   limits.max_lag = std::chrono::milliseconds(
       std::min<uint64_t>(message.max_lag(), std::numeric_limits<int64_t>::max()));
-  return program::within_bounds(limits) ? std::optional(limits) : std::nullopt;
+  if (!program::within_bounds(limits)) return out_of_bounds;
+  return limits;
 }
 
 std::optional<program::TlsMaterial> to_identity(const v1::Configuration& message) {

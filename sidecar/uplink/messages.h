@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <string_view>
 #include <variant>
 
@@ -24,8 +25,9 @@ namespace trafficmirror::uplink {
 // either than an intercept can have.
 std::optional<session::Lease> to_lease(const v1::Lease& message);
 
-// Nothing where a limit is out of its bounds. Names of hosts in a filter are looked up.
-std::optional<program::Limits> to_limits(const v1::Configuration& message);
+// Or why they can't be used, in plain words. Names of hosts in a filter are looked up, which may
+// take seconds.
+std::variant<program::Limits, std::string> to_limits(const v1::Configuration& message);
 
 // Nothing where there is none. Whether it is one shows when it is read.
 std::optional<program::TlsMaterial> to_identity(const v1::Configuration& message);

@@ -154,7 +154,10 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     write_next();
   }
 
-  void cancel() { context_.TryCancel(); }
+  void cancel(const char* reason) {
+    const std::lock_guard lock(shared_->mutex);
+    end(reason);
+  }
 
   // The inbox has room again.
   void read_on() {
@@ -195,10 +198,13 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   }
 
   void OnReadDone(bool ok) override {
+    // Without the mutex, as it may take seconds.
+    const auto limits = ok && reading_.has_configuration() ? to_limits(reading_.configuration())
+                                                           : program::Limits();
     {
       const std::lock_guard lock(shared_->mutex);
       if (ok) {
-        take_message();
+        take_message(limits);
         read_paused_ = shared_->inbox_bytes > max_inbox_bytes;
         if (!read_paused_) StartRead(&reading_);
         return;
@@ -208,13 +214,19 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
     RemoveHold();
   }
 
-  void take_message() {
+  // Under the mutex.
+  void end(std::string reason) {
+    why_ended_ = std::move(reason);
+    context_.TryCancel();
+  }
+
+  void take_message(const std::variant<program::Limits, std::string>& limits) {
     switch (reading_.message_case()) {
       case v1::InterceptMessage::kLease:
         if (auto lease = to_lease(reading_.lease()))
           shared_->push(std::move(*lease), 0);
         else
-          context_.TryCancel();
+          end("the intercept's lease makes no sense");
         break;
       case v1::InterceptMessage::kHeaders: {
         Headers headers{std::move(*reading_.mutable_headers()->mutable_headers())};
@@ -229,10 +241,10 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
         break;
       }
       case v1::InterceptMessage::kConfiguration:
-        if (const auto limits = to_limits(reading_.configuration()))
-          shared_->push(Configuration{*limits}, 0);
+        if (const auto* wrong = std::get_if<std::string>(&limits))
+          end(*wrong);
         else
-          context_.TryCancel();
+          shared_->push(Configuration{std::get<program::Limits>(limits)}, 0);
         if (auto identity = to_identity(reading_.configuration()); identity && tls_)
           tls_->replace(std::move(*identity));
         break;
@@ -241,8 +253,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
           shared_->push(Stop{}, 0);
           break;
         }
-        drained_ = true;
-        context_.TryCancel();
+        end("the intercept is ending");
         break;
       case v1::InterceptMessage::MESSAGE_NOT_SET:
         break;  // of a later version
@@ -252,8 +263,8 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<Shared> shared = shared_;
     const std::lock_guard lock(shared->mutex);
-    std::string reason = drained_      ? "the intercept is ending"
-                         : status.ok() ? "the intercept ended the stream"
+    std::string reason = !why_ended_.empty() ? why_ended_
+                         : status.ok()       ? "the intercept ended the stream"
                                        : explain_failure(status.error_message(), tls_ != nullptr);
     // The owner's reference is the last one: a channel joins gRPC's threads when it goes, so it
     // must not go on one of them.
@@ -280,7 +291,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SidecarMessage, v1::Inte
   bool finishing_ = false;
   bool read_paused_ = false;
   bool ended_ = false;
-  bool drained_ = false;
+  std::string why_ended_;  // empty where the other side ended it
 };
 
 }  // namespace
@@ -323,7 +334,8 @@ class Uplink::Implementation {
 
   void run(Clock::time_point now) {
     if (stream_) {
-      if (!leased_ && now >= lease_deadline_) stream_->cancel();
+      if (!leased_ && now >= lease_deadline_)
+        stream_->cancel("the intercept sent no lease in time");
       return;
     }
     if (now < next_dial_) return;
@@ -366,7 +378,9 @@ class Uplink::Implementation {
       std::unique_lock lock(shared_->mutex);
       const auto ended = [&] { return !shared_->stream_running; };
       if (!leased_ || !shared_->ended.wait_for(lock, timeout, ended)) {
-        stream_->cancel();
+        lock.unlock();
+        stream_->cancel("the sidecar is ending");
+        lock.lock();
         shared_->ended.wait(lock, ended);
       }
     }

@@ -1,6 +1,7 @@
 """What an operator meets: one line that names what is wrong, exit codes, nothing left behind."""
 
 import os
+import signal
 import socket
 
 import labtest
@@ -97,10 +98,14 @@ class CommandLine(labtest.LabTest):
             ("ftp:\n  app: secret\n", "line 1: a key has to be a protocol, postgresql or mysql"),
             ("[secret]\n", "line 1: it has to be a map of protocols"),
             ("a: {secret\n", "it is no YAML"),
+            ("mysql: {a: b}\npostgresql:\n  a: b\n  a: c\n", "line 4: this user is there twice"),
         ):
             with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(text)
             self.assert_refused(self.lab.production, command, path, words)
+
+        self.assert_refused(self.lab.production, self.sidecar(
+            credentials=self.lab.directory, protocol="80=postgresql"), "--credentials", "Is a directory")
 
     def test_wrong_credentials_in_the_environment(self):
         variable = "TRAFFICMIRROR_CREDENTIALS"
@@ -110,6 +115,24 @@ class CommandLine(labtest.LabTest):
         command = [*wrong, *self.sidecar(protocol="80=postgresql")]
         words = f"{variable} line 2: behind a user there has to be a password"
         self.assert_refused(self.lab.production, command, words)
+
+    def test_empty_names(self):
+        """As of a script's variable that is not set: no live traffic in place of a replay."""
+        for name in ("pcap", "record", "credentials", "interface", "tls-certificate"):
+            self.assert_refused(self.lab.production, self.sidecar(**{name: ""}), f"--{name} : is empty")
+        self.assert_refused(self.lab.intercept, self.intercept(interface=""), "--interface : is empty")
+
+    def test_a_file_that_can_not_be_read_again(self):
+        """It is read once, and is not taken for an empty one later."""
+        lab = self.lab
+        script = f'exec "$@" --config /dev/stdin <<end\ntarget: {self.target}\nend\n'
+        command = ["sh", "-c", script, "sh", *lab.intercept_command()]
+        intercept = lab.start_ready(lab.intercept, command, "intercept", lab.intercept_ready)
+        intercept.signal(signal.SIGHUP)
+        words = "SIGHUP: there is no file of --config to read again"
+        wait_until(lambda: words in intercept.output(), intercept.output)
+        self.assertTrue(lab.intercept_ready())
+        self.assertEqual(intercept.stop(), 0, intercept.output())
 
     def test_unknown_interface(self):
         lab = self.lab

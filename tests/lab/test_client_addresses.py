@@ -1,10 +1,12 @@
 """The shadow sees its clients' true addresses, or those of a pool, and its replies go to the intercept alone."""
 
 import ipaddress
+import json
+import os
 import signal
 
 import labtest
-from lab import INTERCEPT_GRPC, SIDECAR_HTTP, Capture, Lab, endpoint, metrics, wait_until
+from lab import INTERCEPT_GRPC, INTERCEPT_HTTP, SIDECAR_HTTP, Capture, Lab, endpoint, metrics, wait_until
 
 POOLS = {4: "198.18.0.0/15", 6: "fd00:beef::/64"}
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -340,6 +342,31 @@ class ClientAddresses(labtest.LabTest):
             )
             wait_until(lambda: "widen the pool of --client-address" in program.output(), "its log")
             self.assertEqual({r.address for r in shadow.requests()} - {"10.77.3.2"}, {"198.18.0.7"})
+
+    def test_a_target_of_udp_in_a_changed_file_changes_nothing(self):
+        with Lab() as lab:
+            lab.nginx(lab.production)
+            shadow = lab.nginx(lab.shadow)
+            path = lab.path("intercept.yaml")
+
+            def write(*targets):
+                with open(path + ".new", "w") as file:
+                    file.write(f"interface: eth0\nclient-address: preserve\ntarget: [{', '.join(targets)}]\n")
+                os.replace(path + ".new", path)
+
+            write("80=127.0.0.1:80")
+            intercept = lab.start_intercept(host=lab.shadow, config=path)
+            lab.start_sidecar(port=80, intercept=endpoint(lab.shadow.ipv4, INTERCEPT_GRPC))
+            write("80=127.0.0.1:80", "53/udp=127.0.0.1:53")
+            words = "error the target 53/udp=127.0.0.1:53 is of UDP, which is mirrored with --client-address " \
+                "masquerade alone; what was read before stays in use\n"
+            wait_until(lambda: words in intercept.output(), intercept.output)
+            status = json.loads(lab.shadow.get(INTERCEPT_HTTP, "/status")[1])
+            targets = [each["target"] for each in status["reply_path"]]
+            self.assertEqual(targets, [f"80={lab.shadow.ipv4}:80"])
+            self.assert_same_requests(self.load(lab, "kept", "short"), shadow)
+            self.assert_nothing_unmirrored(self.metrics(lab))
+            self.assertEqual(intercept.output().count("is of UDP"), 1)
 
     def test_mistakes_are_one_line(self):
         with Lab() as lab:

@@ -9,7 +9,9 @@ import labtest
 from lab import INTERCEPT_HTTP, SIDECAR_HTTP, Lab, endpoint, metrics, wait_until
 
 
-class Configuration(labtest.LabTest):
+class ConfigurationTest(labtest.LabTest):
+    """Two servers, and programs with files."""
+
     def setUp(self):
         hosts = (*Lab.HOSTS, "second")
         self.lab = lab = self.enterContext(Lab(hosts))
@@ -19,9 +21,9 @@ class Configuration(labtest.LabTest):
     def target_at(self, host):
         return f"80={endpoint(host.ipv4, 80)}"
 
-    def write(self, **configuration):
+    def write(self, name="intercept.yaml", **configuration):
         """Replaces the file as a whole, as kubelet does."""
-        path = self.lab.path("intercept.yaml")
+        path = self.lab.path(name)
         with open(path + ".new", "w") as file:
             for key, value in configuration.items():
                 file.write(f"{key.replace('_', '-')}: {json.dumps(value)}\n")
@@ -60,6 +62,8 @@ class Configuration(labtest.LabTest):
     def told(self, words):
         wait_until(lambda: words in self.sidecar.output(), f"the sidecar says: {words}")
 
+
+class Configuration(ConfigurationTest):
     def test_targets_come_and_go(self):
         lab = self.lab
         second = lab.nginx(lab.second)
@@ -168,6 +172,24 @@ class Configuration(labtest.LabTest):
         self.assertIn("filter prot 80: is no pcap filter: ", self.intercept.output())
         self.assert_served(self.load("on").finish())
         self.assertEqual(labtest.unmirrored(self.metrics()), 0)
+
+    def test_a_filter_that_the_sidecar_can_not_read_is_said(self):
+        lab = self.lab
+        sidecar = lab.start_sidecar(ready=False, port=80)
+        lab.resolve("client.test", [lab.client])  # to the intercept alone
+        name = "src host client.test"
+        lab.start_intercept(config=self.write(target=[self.target], filter=name))
+        words = f"the intercept says --filter {name}, which here is no pcap filter: unknown host 'client.test'"
+
+        def ready():
+            return lab.production.get(SIDECAR_HTTP, "/readyz")[1]
+
+        wait_until(lambda: words in ready(), lambda: f"{ready()}: {sidecar.output()}", 60)
+        load = self.load("unmirrored")
+        self.assert_served(load.finish())
+        self.assertEqual(self.shed("no_stream"), 400)
+        self.write(target=[self.target])
+        wait_until(lab.sidecar_ready, "the stream", 60)
 
     def test_a_wrong_file_changes_nothing(self):
         self.start(target=[self.target])

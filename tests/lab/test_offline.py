@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import signal
+import subprocess
 import time
 
 import captures
@@ -361,8 +362,17 @@ class BadInput(OfflineTest):
 
     def test_nothing_to_read(self):
         path = self.lab.path("bad.pcap")
+        whole, _, _ = self.generate(connections=1)
+        with open(whole, "rb") as file:
+            capture = file.read()
         for content, words in (
             (b"", "truncated dump file"),
+            (b"GET / HTTP/1.1\r\nHost: production\r\n\r\n", "unknown file format"),
+            (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR and the rest of an image", "unknown file format"),
+            (gzip.compress(b"\x89PNG\r\n\x1a\n"), "unknown file format"),
+            (gzip.compress(capture)[:20], "its gzip data end too soon"),
+            (self.zstd(capture)[:20], "its zstd data end too soon"),
+            (capture[:30], "can't be read on behind packet 0: truncated dump file"),
             (b"PK\x03\x04 and so on, as no capture begins", "unknown file format"),
             (b"\xd4\xc3\xb2\xa1\x02\x00", "truncated dump file"),
             (b"\x1f\x8b\x08\x00garbage garbage garbage", "gzip data"),
@@ -390,6 +400,36 @@ class BadInput(OfflineTest):
         self.assertIn("truncated dump file", replayed.report)
         self.assertIn(len(replayed.ids), (49, 50, 51))
         self.assertEqual(set(replayed.ids), set(ids[: len(replayed.ids)]))
+
+    def zstd(self, data):
+        return subprocess.run(["zstd", "-q"], input=data, capture_output=True, check=True).stdout
+
+    def test_packed_and_cut(self):
+        path, ids, _ = self.generate(connections=100, body_bytes=64 * KIB)
+        with open(path, "rb") as file:
+            data = file.read()
+        for packed, words in (
+            (gzip.compress(data), "its gzip data end too soon"),
+            (self.zstd(data), "its zstd data end too soon"),
+        ):
+            with self.subTest(words):
+                with open(path, "wb") as file:
+                    file.write(packed[: len(packed) // 2])
+                replayed = self.replay(path, speed="max")
+                self.assertEqual(replayed.code, 0, str(replayed))
+                self.assertRegex(replayed.report, rf"the rest of the file: .* behind packet \d+: {words}")
+                self.assertIn("shed       none", replayed.report)
+                self.assertEqual(set(replayed.ids), set(ids[: len(replayed.ids)]))
+                self.assertGreater(len(replayed.ids), 10)
+                self.assertLess(len(replayed.ids), 100)
+
+    def test_a_capture_without_packets(self):
+        path = self.lab.path("empty.pcap")
+        with captures.Writer(path):
+            pass
+        replayed = self.replay(path)
+        self.assertEqual(replayed.code, 1, str(replayed))
+        self.assertIn("Not replayed\n  the file holds no packets\n", replayed.report)
 
     def test_corrupt_in_the_middle(self):
         path, ids, size = self.generate(connections=100)

@@ -255,6 +255,66 @@ TEST(Flags, AFileIsReadAgain) {
   EXPECT_FALSE(never_there.changed());
 }
 
+TEST(Flags, ThoseThatDifferAreNamed) {
+  const auto of = [](const std::string& text) {
+    const ConfigFile file(text);
+    std::vector<net::ProductionPort> ports;
+    std::chrono::milliseconds timeout{1};
+    bool dry = false;
+    CLI::App app("", "again");
+    CommonOptions common;
+    add_ports(app, "--port", ports, "production port");
+    add_duration(app, "--idle-timeout", timeout, "when a quiet session ends");
+    app.add_flag("--dry", dry, "a flag of CLI11's own");
+    add_common_flags(app, common);
+    const std::array<const char*, 5> argv = {"", "--config", file.path().c_str(), "--log-level",
+                                             "error"};
+    EXPECT_EQ(parse_flags_again(app, static_cast<int>(argv.size()), argv.data()), std::nullopt);
+    return given(app);
+  };
+  const Given before = of("port: [80, 81]\nidle-timeout: 1s\n");
+  EXPECT_EQ(differences(before, of("idle-timeout: 1s\nport: [80, 81]\n"), {}), "");
+  EXPECT_EQ(differences(before, of("idle-timeout: 2s\nport: [80]\n"), {}), "idle-timeout, port");
+  EXPECT_EQ(differences(before, of("idle-timeout: 2s\nport: [80]\n"), {"port", "percent"}),
+            "idle-timeout");
+  EXPECT_EQ(differences(before, of("dry: true\nport: [80, 81]\n"), {}), "dry, idle-timeout");
+  EXPECT_EQ(differences(before, of("port: [80, 81]\nidle-timeout: 1s\nlog-level: info\n"), {}), "")
+      << "the flag wins";
+}
+
+TEST(Limits, WhatChangesIsSaid) {
+  const auto filter = [](const char* expression) {
+    return std::get<FlowFilter>(FlowFilter::compile(expression));
+  };
+  const Limits all{.percent = 12.5,
+                   .max_sessions = 3,
+                   .memory = 1 << 20,
+                   .turns = Turns::eager,
+                   .max_lag = std::chrono::seconds(2),
+                   .over_lag = OverLag::catch_up,
+                   .max_rate = 5,
+                   .filter = filter("port 80"),
+                   .copies = 2};
+  EXPECT_EQ(changes(all, all), "");
+  EXPECT_EQ(changes({}, all),
+            "percent 12.5, filter port 80, copies 2, max-sessions 3, max-rate 5, "
+            "memory-limit 1048576, turns eager, max-lag 2000ms, over-lag catch-up");
+  EXPECT_EQ(changes(all, {}),
+            "percent not given, filter not given, copies not given, max-sessions not given, "
+            "max-rate not given, memory-limit not given, turns not given, max-lag not given, "
+            "over-lag not given");
+  Limits other = all;
+  other.filter = filter("port 81");
+  EXPECT_EQ(changes(all, other), "filter port 81");
+  // Each is a flag, and there is no other.
+  CLI::App app("", "program");
+  Limits read;
+  add_limit_flags(app, read);
+  const auto names = limit_names();
+  EXPECT_EQ(app.get_options().size(), names.size() + 1) << "and --help";
+  for (const std::string& name : names) EXPECT_NE(app.get_option_no_throw("--" + name), nullptr);
+}
+
 TEST(Limits, AreReadAndRefused) {
   const auto read = [](std::vector<const char*> arguments) -> std::variant<Limits, std::string> {
     CLI::App app("", "program");

@@ -548,6 +548,22 @@ TEST_F(Clients, WhatNobodyKnowsIsAClosedPort) {
       << "of no target";
 }
 
+TEST_F(Clients, NothingOfUdpIsTheirs) {
+  const StreamId dns = *leases.open(std::array{net::ProductionPort{53, net::Protocol::udp}});
+  const std::string client = "203.0.113.7:4000", target = "10.0.0.6:53";
+  EXPECT_EQ(leases.send(dns, parsed(tests::datagram(client, target, "question"))), Refusal::target);
+  EXPECT_EQ(leases.send(one, parsed(tests::datagram(client, shadow, "question"))), Refusal::target)
+      << "of TCP";
+  EXPECT_EQ(send(dns, client, syn, target), Refusal::target) << "TCP";
+  EXPECT_EQ(leases.leased_ports(), 0u);
+  EXPECT_EQ(leases.arrive(parsed(tests::datagram(target, client, "answer"))).what,
+            LeaseBook::Arrival::foreign);
+  EXPECT_EQ(send(one, client, syn), std::nullopt);
+  EXPECT_EQ(leases.arrive(parsed(tests::datagram(shadow, client, "answer"))).what,
+            LeaseBook::Arrival::foreign)
+      << "of a session's ends";
+}
+
 TEST_F(Clients, AStreamThatEndsResetsItsOwn) {
   send(one, "203.0.113.7:4000", syn);
   send(one, "203.0.113.7:4001", syn);

@@ -6,8 +6,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "program/signals.h"
 #include "program/start_error.h"
-#include "program/stop_signal.h"
 
 namespace trafficmirror::program {
 namespace {
@@ -55,6 +55,17 @@ TEST(StopSignal, MakesItsDescriptorReadable) {
     EXPECT_TRUE(stop.take());
     EXPECT_FALSE(stop.take());
   }
+}
+
+TEST(ReloadSignal, IsNoReasonToEnd) {
+  StopSignal stop;
+  ReloadSignal reload;
+  kill(getpid(), SIGHUP);
+  pollfd poll_entry{.fd = reload.descriptor(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(poll(&poll_entry, 1, 1000), 1);
+  EXPECT_FALSE(stop.take());
+  EXPECT_TRUE(reload.take());
+  EXPECT_FALSE(reload.take());
 }
 
 }  // namespace

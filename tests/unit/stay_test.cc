@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #include "program/flags.h"
+#include "program/signals.h"
 #include "program/start_error.h"
-#include "program/stop_signal.h"
 
 namespace trafficmirror::program {
 namespace {
@@ -171,6 +171,36 @@ TEST_F(Stay, PassesSigintOnToo) {
   ASSERT_GT(next_worker(), 0);
   tell(SIGINT);
   EXPECT_EQ(exit_code(), 0);
+}
+
+TEST_F(Stay, PassesSighupOnAndStays) {
+  start(
+      [&] {
+        const ReloadSignal reload;
+        pollfd told{reload.descriptor(), POLLIN, 0};
+        ::poll(&told, 1, -1);
+        const pid_t self = ::getpid();
+        if (::write(pipe_[1], &self, sizeof self) != sizeof self) return 1;
+        return work_until_told(9);
+      },
+      quick);
+  const pid_t worker = next_worker();
+  tell(SIGHUP);
+  EXPECT_EQ(next_worker(), worker) << "it was not told";
+  EXPECT_TRUE(stays());
+  tell(SIGTERM);
+  EXPECT_EQ(exit_code(), 9);
+}
+
+TEST_F(Stay, StartsAnewAtOnceWhenTheFileIsToBeReadAgain) {
+  start([] { return 2; }, never);
+  ASSERT_GT(next_worker(), 0);
+  EXPECT_EQ(next_worker(milliseconds(100)), 0) << "it did not wait";
+  tell(SIGHUP);
+  EXPECT_GT(next_worker(), 0);
+  EXPECT_TRUE(stays());
+  tell(SIGTERM);
+  exit_code();
 }
 
 TEST_F(Stay, EndsNoSoonerThanTheWork) {

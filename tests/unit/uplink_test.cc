@@ -262,7 +262,9 @@ TEST(Uplink, EndsAStreamWhoseLeaseMakesNoSense) {
   nonsense.mutable_lease()->mutable_sources(0)->set_address("three");
   Intercept intercept(nonsense);
   Uplink uplink(options_for(intercept.port()));
-  EXPECT_TRUE(next<StreamLost>(uplink));
+  const auto lost = next<StreamLost>(uplink);
+  ASSERT_TRUE(lost);
+  EXPECT_EQ(lost->reason, "the intercept's lease makes no sense");
   EXPECT_EQ(uplink.counters().streams, 0U);
 }
 
@@ -279,9 +281,22 @@ TEST(Uplink, HandsOverWhatTheConfigurationSays) {
 TEST(Uplink, EndsAStreamWhoseConfigurationMakesNoSense) {
   v1::InterceptMessage message;
   message.mutable_configuration()->set_percent(-1);
+  {
+    Intercept intercept(message);
+    Uplink uplink(options_for(intercept.port()));
+    const auto lost = next<StreamLost>(uplink);
+    ASSERT_TRUE(lost);
+    EXPECT_EQ(lost->reason, "the intercept says a limit that is out of its bounds");
+  }
+  message.mutable_configuration()->set_percent(1);
+  message.mutable_configuration()->set_filter("prot 80");
   Intercept intercept(message);
   Uplink uplink(options_for(intercept.port()));
-  EXPECT_TRUE(next<StreamLost>(uplink));
+  const auto lost = next<StreamLost>(uplink);
+  ASSERT_TRUE(lost);
+  EXPECT_EQ(lost->reason,
+            "the intercept says --filter prot 80, which here is no pcap filter: can't parse filter "
+            "expression: syntax error");
 }
 
 TEST(Uplink, ADrainEndsTheStreamOrTheProgram) {
