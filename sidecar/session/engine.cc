@@ -505,15 +505,18 @@ bool Engine::has_target() const {
     const auto& ports = target.protocol == net::Protocol::tcp ? options_.ports : options_.udp_ports;
     return std::find(ports.begin(), ports.end(), target.production_port) != ports.end();
   };
-  return std::ranges::any_of(streams_.all(), [&](const Stream& stream) {
-    return stream.has_lease && std::ranges::any_of(stream.targets, is_ours);
+  return std::any_of(streams_.all().begin(), streams_.all().end(), [&](const Stream* stream) {
+    return stream->has_lease &&
+           std::any_of(stream->targets.begin(), stream->targets.end(), is_ours);
   });
 }
 
 bool Engine::congested(Time now, const net::Packet& packet) const {
   // The last quarter is for what one packet may bring, and for what sessions need meanwhile.
   if (counters_.memory > options_.limits.memory / 4 * 3) return true;
-  if (std::ranges::any_of(streams_.all(), &Stream::full)) return true;
+  if (std::any_of(streams_.all().begin(), streams_.all().end(),
+                  [](const Stream* stream) { return stream->full; }))
+    return true;
   FlowCopy key{{packet.source, packet.destination}};
   const net::Protocol protocol = packet.protocol;
   if (protocol == net::Protocol::udp ? !is_datagram_for_production(packet)
@@ -665,8 +668,8 @@ void Engine::set_busy(SessionEntry& entry, bool busy) {
 }
 
 bool Engine::busy() const {
-  return std::ranges::any_of(streams_.all(), [](const Stream& stream) {
-    return stream.full || stream.busy > 0 || !stream.touched.empty();
+  return std::any_of(streams_.all().begin(), streams_.all().end(), [](const Stream* stream) {
+    return stream->full || stream->busy > 0 || !stream->touched.empty();
   });
 }
 
@@ -674,8 +677,8 @@ Time Engine::deadline() const {
   Time at = production_time_ ? never
                              : std::min(flow_timers_.next(), datagram_flows_.next_by_production());
   at = std::min(at, datagram_flows_.next_by_now());
-  for (const Stream& stream : streams_.all())
-    if (!stream.full) at = std::min(at, stream.timers.next());
+  for (const Stream* stream : streams_.all())
+    if (!stream->full) at = std::min(at, stream->timers.next());
   return at;
 }
 
@@ -685,7 +688,8 @@ void Engine::run(Time now) {
   while (const DatagramFlow* flow = datagram_flows_.due(production_time(now), now))
     end_datagram_flow(*flow, datagram_flows_.ending(*flow) ? CloseReason::capture_ended
                                                            : CloseReason::idle_timeout);
-  for (Stream& stream : streams_.all()) {
+  for (Stream* const each : streams_.all()) {
+    Stream& stream = *each;
     if (stream.full) continue;
     while (stream.timers.next() <= now) touch(static_cast<SessionEntry&>(stream.timers.pop()));
     // By index: a session that ends may bring another into the list.
@@ -901,7 +905,7 @@ Path Engine::path_of(const DatagramFlow& flow) const {
 
 Counters Engine::counters() const {
   Counters all = counters_;
-  for (const Stream& stream : streams_.all()) all.add(stream.counters);
+  for (const Stream* stream : streams_.all()) all.add(stream->counters);
   all.flows = flows_.size() + datagram_flows_.size();
   return all;
 }

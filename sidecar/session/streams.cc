@@ -64,10 +64,15 @@ Stream& Streams::add(uint64_t identity, SegmentSink& sink) {
   const uint64_t seed = mixed(seed_ + ++added_);
   const auto place = std::find(streams_.begin(), streams_.end(), nullptr);
   const auto number = static_cast<uint16_t>(place - streams_.begin());
-  auto stream = std::make_unique<Stream>(number, identity, sink, seed);
-  if (place == streams_.end()) return *streams_.emplace_back(std::move(stream));
-  *place = std::move(stream);
-  return **place;
+  if (place == streams_.end()) streams_.emplace_back();
+  streams_[number] = std::make_unique<Stream>(number, identity, sink, seed);
+  all_.push_back(streams_[number].get());
+  return *all_.back();
+}
+
+void Streams::remove(const Stream& stream) {
+  all_.erase(std::find(all_.begin(), all_.end(), &stream));
+  streams_[stream.number].reset();
 }
 
 std::variant<Way, ShedReason> Streams::way_for(Time now, const FlowCopy& key,
@@ -77,19 +82,20 @@ std::variant<Way, ShedReason> Streams::way_for(Time now, const FlowCopy& key,
   Obstacle obstacle = Obstacle::no_stream;
   std::optional<Way> best;
   uint64_t highest = 0;
-  for (Stream& stream : all()) {
+  for (Stream* const each : all_) {
+    Stream& stream = *each;
     if (!stream.has_lease || stream.closed_to_new) continue;
     const auto stopped_by = [&](Obstacle its) { obstacle = std::max(obstacle, its); };
     std::optional<uint16_t> number;
     std::pair<bool, uint64_t> highest_of_targets;
-    for (uint16_t i = 0; i < stream.targets.size(); ++i) {
+    for (size_t i = 0; i < stream.targets.size(); ++i) {
       const Stream::Target& target = stream.targets[i];
       if (target.production_port != key.server.port || target.protocol != protocol) continue;
       const std::pair its{target.is_up(now),
                           mixed(hash ^ std::hash<net::Endpoint>()(target.endpoint))};
       if (number && its < highest_of_targets) continue;
       highest_of_targets = its;
-      number = i;
+      number = static_cast<uint16_t>(i);
     }
     if (!number) {
       stopped_by(Obstacle::no_target);
@@ -131,8 +137,8 @@ bool Streams::has_way_up(Time now, const FlowCopy& key) const {
 }
 
 bool Streams::is_source(const net::Endpoint& client) const {
-  return std::ranges::any_of(
-      all(), [&](const Stream& stream) { return stream.source_ports.contains(client); });
+  return std::any_of(all_.begin(), all_.end(),
+                     [&](const Stream* stream) { return stream->source_ports.contains(client); });
 }
 
 }  // namespace trafficmirror::session

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <ranges>
 #include <variant>
 #include <vector>
 
@@ -78,12 +77,9 @@ class Streams {
   explicit Streams(uint64_t seed) : seed_(seed) {}
 
   Stream& add(uint64_t identity, SegmentSink& sink);
-  void remove(const Stream& stream) { streams_[stream.number].reset(); }
+  void remove(const Stream& stream);
   Stream& operator[](uint16_t number) const { return *streams_[number]; }
-  auto all() const {
-    return streams_ | std::views::filter([](const auto& each) { return each != nullptr; }) |
-           std::views::transform([](const auto& each) -> Stream& { return *each; });
-  }
+  const std::vector<Stream*>& all() const { return all_; }
 
   // Of the streams with room the one of the highest rank, which the flow gives each of them.
   // Several targets of one stream share the sessions of a port in the same way, so that a flow
@@ -98,7 +94,8 @@ class Streams {
 
  private:
   const uint64_t seed_;
-  std::vector<std::unique_ptr<Stream>> streams_;  // few; null where one was removed
+  std::vector<std::unique_ptr<Stream>> streams_;  // by number; null where one was removed
+  std::vector<Stream*> all_;                      // few
   uint64_t added_ = 0;
 };
 
