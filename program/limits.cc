@@ -87,7 +87,7 @@ std::string changes(const Limits& before, const Limits& now) {
   }
   if (before.filter && now.filter && before.filter->expression() == now.filter->expression() &&
       before.filter != now.filter)
-    changed.push_back("filter, as names in it are of other addresses");
+    changed.emplace_back("filter, as names in it are of other addresses");
   return fmt::format("{}", fmt::join(changed, ", "));
 }
 
