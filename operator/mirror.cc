@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "intercept/client_addresses.h"
 #include "operator/names.h"
 #include "operator/selector.h"
 #include "program/flags.h"
@@ -46,6 +47,30 @@ bool read_choice(const Json& object, const char* pointer,
   if (found == names.end()) return false;
   choice = static_cast<Choice>(found - names.begin());
   return true;
+}
+
+std::string read_client_address(const Json& spec, Mirror& mirror) {
+  constexpr std::array modes = {"Masquerade", "Preserve", "Pool"};
+  if (!read_choice(spec, "/clientAddress", modes, mirror.client_address))
+    return "spec.clientAddress is none of Masquerade, Preserve and Pool";
+  std::vector<std::string> networks;
+  read(spec, "/clientAddressPool", networks);
+  if ((mirror.client_address == ClientAddress::pool) == networks.empty())
+    return networks.empty()
+               ? "spec.clientAddressPool is missing: with clientAddress Pool, give the networks "
+                 "that the shadow's clients are to come from, such as 198.18.0.0/15"
+               : "spec.clientAddressPool is for clientAddress Pool alone: leave one of them out";
+  std::string& pool = mirror.client_address_pool;
+  for (const std::string& network : networks) pool += (pool.empty() ? "" : ",") + network;
+  std::array<std::optional<intercept::Network>, 2> parsed;
+  if (!networks.empty())
+    if (const auto wrong = intercept::parse_pool(pool, parsed))
+      return "spec.clientAddressPool: " + *wrong;
+  if (mirror.is_intercepted_beside() && mirror.replicas != 1)
+    return "spec.intercept.replicas is " + std::to_string(mirror.replicas) +
+           ": with clientAddress Preserve and Pool there is an intercept beside each pod of the "
+           "shadow; leave it out";
+  return "";
 }
 
 std::string read_pace(const Json& spec, Mirror& mirror) {
@@ -117,6 +142,7 @@ std::string read_spec(const Json& spec, Mirror& mirror) {
   mirror.memory_bytes = *memory;
 
   read(spec, "/intercept/replicas", mirror.replicas);
+  if (auto problem = read_client_address(spec, mirror); !problem.empty()) return problem;
   read(spec, "/intercept/resources", mirror.resources);
   read(spec, "/intercept/nodeSelector", mirror.node_selector);
   read(spec, "/intercept/tolerations", mirror.tolerations);

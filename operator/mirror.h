@@ -20,6 +20,7 @@
 namespace trafficmirror::controller {
 
 enum class Attach { automatic, ephemeral, sidecar };
+enum class ClientAddress { masquerade, preserve, pool };
 
 // spec.shadow.service, or the selector in its place.
 struct ShadowService {
@@ -43,6 +44,9 @@ struct Mirror {
   std::variant<ShadowService, kube::Json> shadow;  // JSON: a LabelSelector
   std::optional<net::Port> shadow_port;            // none: the production port's number
 
+  ClientAddress client_address = ClientAddress::masquerade;
+  std::string client_address_pool{};  // its networks, as the intercept's flag takes them
+
   double percent = 100;
   uint32_t copies = 1;
   std::optional<uint32_t> max_rate{};  // requests a second
@@ -62,6 +66,9 @@ struct Mirror {
   std::string duration_text;
   std::optional<std::chrono::seconds> duration;
 
+  // The sessions' packets come from intercepts beside the shadow's pods, in their network
+  // namespaces, and not from the Deployment's.
+  bool is_intercepted_beside() const { return client_address != ClientAddress::masquerade; }
   net::Port shadow_port_of(net::Port production) const { return shadow_port.value_or(production); }
 };
 

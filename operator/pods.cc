@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "operator/attached_container.h"
 #include "operator/kube/informer.h"
 #include "operator/names.h"
 #include "operator/selector.h"
@@ -147,6 +148,10 @@ std::string revision_of(const Json& container) {
       if (!skip && !limit) text += argument.dump() + "\n";
       skip = limit;
     }
+  if (container.contains("env"))
+    for (const Json& variable : container["env"])
+      if (variable.value("name", "") == identity_revision_variable)
+        text += variable.value("value", "");
   return hash_of(text);
 }
 

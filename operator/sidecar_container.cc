@@ -10,8 +10,6 @@ namespace {
 
 using kube::Json;
 
-constexpr const char* identity_directory = "/etc/trafficmirror/tls";
-
 // What it needs when little is mirrored, so that it hardly weighs where the pod is scheduled.
 constexpr const char* requested_cpu = "10m";
 constexpr const char* requested_memory = "64Mi";
@@ -32,11 +30,6 @@ std::string quantity(uint64_t bytes) {
   return std::to_string(bytes);
 }
 
-Json variable_from_secret(const char* name, const SidecarSettings& settings, const char* key) {
-  return {{"name", name},
-          {"valueFrom", {{"secretKeyRef", {{"name", settings.secret}, {"key", key}}}}}};
-}
-
 // What all forms have in common.
 Json container(const SidecarSettings& settings) {
   Json args = Json::array();
@@ -52,25 +45,12 @@ Json container(const SidecarSettings& settings) {
   // A pod that ends is served until its last connection does.
   args.push_back("--outlive-production");
 
-  Json container = {
-      {"name", settings.name},
-      {"image", settings.image},
-      {"args", std::move(args)},
-      {"env", Json::array({{{"name", "POD_NAME"},
-                            {"valueFrom", {{"fieldRef", {{"fieldPath", "metadata.name"}}}}}}})},
-      {"securityContext",
-       {{"capabilities", {{"drop", Json::array({"ALL"})}, {"add", Json::array({"NET_RAW"})}}},
-        {"allowPrivilegeEscalation", false},
-        {"privileged", false},
-        {"readOnlyRootFilesystem", true},
-        // A capability that is added takes effect only for root, whatever the pod says of its
-        // containers in general.
-        {"runAsUser", 0},
-        {"runAsNonRoot", false},
-        {"seccompProfile", {{"type", "RuntimeDefault"}}}}}};
-  if (!settings.image_pull_policy.empty())
-    container["imagePullPolicy"] = settings.image_pull_policy;
-  return container;
+  return attached_container({.name = settings.name,
+                             .image = settings.image,
+                             .image_pull_policy = settings.image_pull_policy,
+                             .capabilities = {"NET_RAW"},
+                             .args = std::move(args),
+                             .env = Json::array({variable_from_pod("POD_NAME", "metadata.name")})});
 }
 
 }  // namespace
@@ -79,25 +59,14 @@ Json ephemeral_container(const SidecarSettings& settings) {
   Json ephemeral = container(settings);
   ephemeral["args"].push_back("--give-up-after");
   ephemeral["args"].push_back(std::to_string(settings.give_up_after.count()) + "s");
-  Json& env = ephemeral["env"];
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CERTIFICATE", settings, "tls.crt"));
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_KEY", settings, "tls.key"));
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CA", settings, "ca.crt"));
+  take_identity_from_environment(ephemeral, settings.secret);
   return ephemeral;
 }
 
 Json injected_container(const SidecarSettings& settings, InjectedAs form, Requests requests) {
   Json injected = container(settings);
-  Json& args = injected["args"];
-  for (const auto& [flag, file] : {std::pair("--tls-certificate", "/tls.crt"),
-                                   {"--tls-key", "/tls.key"},
-                                   {"--tls-ca", "/ca.crt"}}) {
-    args.push_back(flag);
-    args.push_back(std::string(identity_directory) + file);
-  }
-  args.push_back("--stay");
-  injected["volumeMounts"] = Json::array(
-      {{{"name", settings.name}, {"mountPath", identity_directory}, {"readOnly", true}}});
+  take_identity_from_files(injected, settings.name);
+  injected["args"].push_back("--stay");
   Json limits = {{"cpu", cpu_limit}, {"memory", quantity(settings.memory_limit + other_memory)}};
   Json requested = {{"cpu", requested_cpu}, {"memory", requested_memory}};
   injected["resources"] = {{"requests", requests == Requests::limits ? limits : requested},
@@ -107,11 +76,7 @@ Json injected_container(const SidecarSettings& settings, InjectedAs form, Reques
 }
 
 Json identity_volume(const SidecarSettings& settings) {
-  constexpr int readable_by_owner = 0400;
-  return {
-      {"name", settings.name},
-      {"secret",
-       {{"secretName", settings.secret}, {"optional", true}, {"defaultMode", readable_by_owner}}}};
+  return identity_volume(settings.name, settings.secret);
 }
 
 }  // namespace trafficmirror::controller

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "net/address.h"
+#include "operator/attached_container.h"
 #include "operator/kube/object.h"
 
 namespace trafficmirror::controller {
@@ -30,20 +31,8 @@ struct SidecarSettings {
 // mount nothing that the pod has not. The kubelet waits with it until the Secret is there.
 kube::Json ephemeral_container(const SidecarSettings& settings);
 
-enum class InjectedAs {
-  container,       // among the pod's containers
-  native_sidecar,  // among its init containers, with restartPolicy Always (from 1.29 on)
-};
-enum class Requests {
-  little,
-  // As much as its limits, as every container of a pod of class Guaranteed has to, or the pod
-  // would lose that class.
-  limits,
-};
-
 // For a pod that is being created; identity_volume() has to be among its volumes.
 kube::Json injected_container(const SidecarSettings& settings, InjectedAs form, Requests requests);
-// Optional, since a Secret that is not there must not hold the pod up.
 kube::Json identity_volume(const SidecarSettings& settings);
 
 }  // namespace trafficmirror::controller

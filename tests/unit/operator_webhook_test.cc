@@ -21,7 +21,7 @@ SidecarSettings settings(const std::string& name = sidecar_name) {
           .secret = name + "-sidecar"};
 }
 
-SidecarsFor always(const std::vector<Injection>& injections) {
+InjectionsFor always(const std::vector<Injection>& injections) {
   return [injections](const NewPod&) { return injections; };
 }
 
