@@ -27,8 +27,9 @@ namespace trafficmirror::intercept {
 namespace {
 
 constexpr const char* program_name = "trafficmirror-intercept";
-// How long one waits to be a member.
-constexpr std::chrono::minutes longest_wait{10};
+// How long one waits to be a member. Where the name is never heard of, it is replaced as often, and
+// ephemeral containers are in their pods for good.
+constexpr std::chrono::hours longest_wait{24};
 
 struct Flags {
   Options options;
@@ -101,7 +102,7 @@ bool wait_for_membership(const Membership& membership, const Flags& flags, int s
   spdlog::info("waiting until {} has an address of this host", flags.member_of);
   const auto outcome = membership.wait(stop_descriptor, longest_wait);
   if (outcome == Membership::Outcome::gave_up)
-    spdlog::warn("ending: {}, for {} minutes", reason, longest_wait.count());
+    spdlog::warn("ending: {}, for {} hours", reason, longest_wait.count());
   return outcome == Membership::Outcome::joined;
 }
 

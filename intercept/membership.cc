@@ -23,7 +23,7 @@
 namespace trafficmirror::intercept {
 namespace {
 
-constexpr std::chrono::seconds interval{2};
+constexpr std::chrono::seconds interval{3};
 
 std::optional<net::IpAddress> address_of(const addrinfo& entry) {
   const auto* any = entry.ai_addr;

@@ -581,18 +581,29 @@ class Planner {
     });
   }
 
-  // The names of the pods whose sidecars have a stream.
-  std::set<std::string> connected() const {
+  // The names of the pods whose sidecars have a stream; to an intercept that sessions go through.
+  enum class StreamTo { any, carrying };
+  std::set<std::string> connected(StreamTo to) const {
     std::set<std::string> sidecars;
-    for (const auto& [pod, reading] : seen_.readings)
-      if (reading.report)
-        for (const auto& [name, sessions] : reading.report->sidecars) sidecars.insert(name);
+    for (const auto& [pod, reading] : seen_.readings) {
+      if (!reading.report) continue;
+      if (to == StreamTo::carrying && mirror_.is_intercepted_beside() && is_of_deployment(pod))
+        continue;
+      for (const auto& [name, sessions] : reading.report->sidecars) sidecars.insert(name);
+    }
     return sidecars;
+  }
+
+  bool is_of_deployment(const std::string& pod) const {
+    return std::any_of(
+        seen_.intercept_pods.begin(), seen_.intercept_pods.end(),
+        [&](const SharedJson& intercept) { return kube::key_of(*intercept).name == pod; });
   }
 
   void decide_stopping() {
     // Sidecars that must end: all of them, or those that are not wanted as they are.
-    const bool some_left = stopped_ ? running_ephemeral_ > 0 || !connected().empty() : strays_ > 0;
+    const bool some_left =
+        stopped_ ? running_ephemeral_ > 0 || !connected(StreamTo::any).empty() : strays_ > 0;
     if (!stopped_ && strays_ == 0) return;
     stopping_since_ = kube::time_of(seen_.status.value("stoppingSince", ""));
     // What the spec asks for since then has half a minute of its own.
@@ -841,7 +852,7 @@ class Planner {
     const bool read = std::any_of(seen_.readings.begin(), seen_.readings.end(),
                                   [](const auto& entry) { return entry.second.report; });
     if (!read) return unknown("NoReport", "no intercept has said so yet");
-    const std::set<std::string> names = connected();
+    const std::set<std::string> names = connected(StreamTo::carrying);
     const auto streams = static_cast<size_t>(
         std::count_if(seen_.pods.begin(), seen_.pods.end(), [&](const SharedJson& pod) {
           return selects(mirror_.selector, labels_of(*pod)) &&

@@ -268,6 +268,8 @@ class Kubelet:
             if intercept is not None:
                 connected = intercept.is_ready() and name not in stopped
                 intercept.sidecars = sidecars.get(name, set()) if connected else set()
+        for intercept in self._beside.values():
+            intercept.sidecars = set().union(*sidecars.values())
 
     # --- Services
 

@@ -73,6 +73,18 @@ TEST(Beside, HasTheDeploymentForWhatSidecarsAreTold) {
             (Texts{"apply configmaps shop-shadow/NAME", "notify shop-shadow"}));
 }
 
+// That to the Deployment's carries no sessions.
+TEST(Beside, MirrorsWhenSidecarsHaveStreamsToTheIntercepts) {
+  Cluster cluster = preserving();
+  cluster.streams_to_beside = false;
+  cluster.settle();
+  EXPECT_EQ(cluster.running_sidecars(), 3U);
+  EXPECT_EQ(cluster.reason("Ready"), "NoStream");
+  cluster.streams_to_beside = true;
+  cluster.settle();
+  EXPECT_TRUE(cluster.is_ready()) << cluster.status().dump(2);
+}
+
 TEST(Beside, FollowsTheShadowsPods) {
   Cluster cluster = mirroring();
   cluster.add_shadow_pod("shadow-c", "10.0.0.8");

@@ -79,6 +79,7 @@ class Cluster {
   std::map<std::string, Json> sidecar_state;   // by pod: what becomes of a sidecar that is started
   bool sidecars_are_started = true;
   bool intercepts_are_started = true;
+  bool streams_to_beside = true;  // sidecars have found the intercepts beside the shadow
   Json deployment_conditions;
   std::function<void(Json& pod)> intercept_pod_becomes = [](Json&) {};
   std::function<void(Reading&)> reading_becomes = [](Reading&) {};
@@ -691,6 +692,9 @@ class Cluster {
       report.reply_path.push_back({.target = "8080=" + pod["status"]["podIP"].get<std::string>(),
                                    .verified = true,
                                    .message = ""});
+    if (report.ready && streams_to_beside)
+      for_connected("shop-shadow", [&](const std::string& sidecar, const std::string&,
+                                       const std::string&) { report.sidecars[sidecar] = 4; });
     Reading reading{.report = report,
                     .problem = "",
                     .instance = kube::text_at(pod, "/metadata/uid") + "/" +

@@ -88,6 +88,24 @@ TEST(Webhook, AddsANativeSidecarBeforeTheInitContainers) {
   EXPECT_EQ(injected(pod, {{settings(), InjectedAs::native_sidecar}}), wanted);
 }
 
+TEST(Webhook, AddsAnInterceptToAPodOfTheShadow) {
+  const InterceptSettings intercept{.name = "trafficmirror-intercept-0a1b2c3d",
+                                    .image = "example.org/intercept:1",
+                                    .targets = {{{8080}, {8000}}},
+                                    .client_address = "preserve",
+                                    .member_of = "name.shop-shadow.svc",
+                                    .tls_peer = "spiffe://sidecar",
+                                    .secret = "name"};
+  const Json pod = pod_with(R"({"containers": [{"name": "app"}]})");
+  Json wanted = pod;
+  wanted["spec"]["containers"].push_back(
+      injected_container(intercept, InjectedAs::container, Requests::little));
+  wanted["spec"]["volumes"] = Json::array({identity_volume(intercept)});
+  const std::vector<Injection> injections{{intercept, InjectedAs::container}};
+  EXPECT_EQ(injected(pod, injections), wanted);
+  EXPECT_EQ(injected(wanted, injections), wanted) << "it has it";
+}
+
 TEST(Webhook, MakesListsThatAreMissing) {
   for (const char* spec :
        {R"({"containers": [{"name": "app"}]})",
