@@ -258,7 +258,7 @@ class ClusterTest(unittest.TestCase):
     def clients(self, name):
         """By request, the address and port that a server saw it come from."""
         with open(os.path.join(self.logs[name], "requests.log")) as file:
-            return {path: client for client, path in re.findall(r" (\S+) (/\S+)\n", file.read())}
+            return {path: client for client, path in re.findall(r" (\S+) (/request-\d+)\n", file.read())}
 
     def pod(self, namespace, selector):
         pods = self.cluster.get("pods", "-n", namespace, "-l", selector)
