@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <sstream>
+
+#include "net/client_address.h"
 
 namespace trafficmirror::intercept {
 namespace {
@@ -58,6 +61,22 @@ bool Network::contains(const net::IpAddress& address) const {
 
 std::string Network::to_string() const {
   return first.to_string() + "/" + std::to_string(prefix_length);
+}
+
+std::optional<std::string> parse_pool(const std::string& text,
+                                      std::array<std::optional<Network>, 2>& pool) {
+  std::istringstream networks(text + ",");
+  for (std::string part; std::getline(networks, part, ',');) {
+    const auto network = Network::parse(part);
+    if (!network) return "'" + part + "' is no network: write it as CIDR, such as 198.18.0.0/15";
+    for (const net::IpAddress& address : {network->first, addresses_of(*network).back()})
+      if (!net::may_be_client(address) || network->prefix_length == 0)
+        return part + " has addresses that no client may have, such as " + address.to_string();
+    auto& of_family = pool[static_cast<size_t>(network->first.family())];
+    if (of_family) return "there can be one network of each family";
+    of_family = *network;
+  }
+  return std::nullopt;
 }
 
 std::optional<net::IpAddress> ClientAddresses::proof_address(net::Family family) const {

@@ -47,6 +47,11 @@ struct ClientAddresses {
   std::optional<net::IpAddress> proof_address(net::Family family) const;
 };
 
+// "198.18.0.0/15,fd00:1::/64": one network of each family at most. Returns what is wrong with it
+// where it is none.
+std::optional<std::string> parse_pool(const std::string& text,
+                                      std::array<std::optional<Network>, 2>& pool);
+
 // The addresses of a pool that sessions come from: at most 256 of them, spread over all of it.
 // Those that IPv4 and IPv6 set apart in a subnet are left out where there are others (RFC 919
 // section 7, RFC 4291 section 2.6.1).

@@ -151,6 +151,7 @@ class Intercept::Implementation {
                   loop_ ? std::optional(Loop::hop()) : std::nullopt),
         tap_(session_interface_, tap_filter_ = wanted_tap_filter(), counters_) {
     relay_.set_copy_whole([this](const std::vector<uint16_t>& ports) { tap_.copy_whole(ports); });
+    if (options_.leaves_configuration) relay_.leave_configuration_to_others();
     relay_.configure(options_.live.sidecars);
     if (options_.sidecar_identity) relay_.set_identity(options_.sidecar_identity->material());
     look_up_paths();

@@ -44,6 +44,8 @@ struct Options {
   std::string interface;
   PortRange source_ports{10000, 32767};
   ClientAddresses clients{};
+  // Sidecars have another intercept too, which tells them what to do.
+  bool leaves_configuration = false;
   std::shared_ptr<program::Tls> tls{};                  // null: plain text
   std::shared_ptr<SidecarIdentity> sidecar_identity{};  // null: they are told of none
   LiveOptions live;  // at first; without `look_again` at least one target

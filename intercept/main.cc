@@ -1,3 +1,5 @@
+#include <chrono>
+#include <csignal>
 #include <optional>
 #include <string>
 #include <utility>
@@ -5,25 +7,33 @@
 
 #include <CLI/CLI.hpp>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include "intercept/intercept.h"
+#include "intercept/membership.h"
 #include "intercept/options.h"
 #include "intercept/sidecar_identity.h"
+#include "intercept/status.h"
 #include "program/flags.h"
 #include "program/http.h"
 #include "program/limits.h"
 #include "program/log.h"
 #include "program/signals.h"
 #include "program/start_error.h"
+#include "program/stay.h"
 #include "program/tls.h"
 
 namespace trafficmirror::intercept {
 namespace {
 
 constexpr const char* program_name = "trafficmirror-intercept";
+// How long one waits to be a member. Where the name is never heard of, it is replaced as often, and
+// ephemeral containers are in their pods for good.
+constexpr std::chrono::hours longest_wait{24};
 
 struct Flags {
   Options options;
+  std::string member_of;
   program::CommonOptions common{.http = {"0.0.0.0", {9464}}};
   program::TlsOptions tls;
   SidecarIdentityOptions sidecar_identity;
@@ -55,6 +65,11 @@ void add_flags(CLI::App& app, Flags& flags) {
       "ports that the sessions come from, but with preserve; outside of the kernel's "
       "net.ipv4.ip_local_port_range",
       [&](const std::string& text) { return accept_source_ports(text, options.source_ports); });
+  app.add_option("--member-of", flags.member_of,
+                 "one of several: work only while NAME has an address of this host, then end, and "
+                 "leave it to another of them what sidecars are told")
+      ->type_name("NAME");
+  program::add_stay_flag(app);
   program::add_limit_flags(app, options.live.sidecars.limits);
   app.add_flag("--stop-sidecars", options.live.sidecars.stop,
                "tell every sidecar to end; of use in the file, which is followed");
@@ -73,6 +88,23 @@ void add_flags(CLI::App& app, Flags& flags) {
       "The limits, where they are given, go for every sidecar, before its own flags.\n\n"
       "It needs CAP_NET_RAW and CAP_NET_ADMIN. /readyz of --http says whether the shadow's replies "
       "come back.");
+}
+
+// Whether this host has become a member. Until then nothing is set up here.
+bool wait_for_membership(const Membership& membership, const Flags& flags, int stop_descriptor) {
+  const std::string reason =
+      flags.member_of + " has no address of this host yet, which the cluster's DNS has to say";
+  const program::HttpServer http(
+      flags.common.http,
+      {[&] { return reason; }, [] { return std::vector<prometheus::MetricFamily>(); },
+       [&] {
+         return to_json({reason, {}, {}, {}});
+       }});
+  spdlog::info("waiting until {} has an address of this host", flags.member_of);
+  const auto outcome = membership.wait(stop_descriptor, longest_wait);
+  if (outcome == Membership::Outcome::gave_up)
+    spdlog::warn("ending: {}, for {} hours", reason, longest_wait.count());
+  return outcome == Membership::Outcome::joined;
 }
 
 int run(int argc, const char* const* argv) {
@@ -111,6 +143,16 @@ int run(int argc, const char* const* argv) {
     };
   }
 
+  std::optional<Membership> membership;
+  if (!flags.member_of.empty()) {
+    options.leaves_configuration = true;
+    membership.emplace([name = flags.member_of] { return has_address_of_this_host(name); },
+                       [name = flags.member_of] {
+                         spdlog::info("{} has no address of this host any more", name);
+                         ::kill(::getpid(), SIGTERM);  // so that all is undone as it always is
+                       });
+    if (!wait_for_membership(*membership, flags, stop.descriptor())) return 0;
+  }
   Intercept intercept(options);
   {
     const program::HttpServer http(flags.common.http, {[&] { return intercept.not_ready(); },
@@ -128,7 +170,14 @@ int run(int argc, const char* const* argv) {
 }  // namespace trafficmirror::intercept
 
 int main(int argc, char** argv) {
-  return trafficmirror::program::run_program(trafficmirror::intercept::program_name, [&] {
-    return trafficmirror::intercept::run(argc, argv);
+  using namespace trafficmirror;
+  const auto work = [&] {
+    return program::run_program(intercept::program_name,
+                                [&] { return intercept::run(argc, argv); });
+  };
+  if (!program::stay_wanted(argc, argv)) return work();
+  return program::run_program(intercept::program_name, [&] {
+    program::set_up_logging(program::log_options(argc, argv), intercept::program_name);
+    return program::stay(work);
   });
 }

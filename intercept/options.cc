@@ -4,13 +4,10 @@
 #include <charconv>
 #include <cstring>
 #include <memory>
-#include <sstream>
 
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-
-#include "net/client_address.h"
 
 namespace trafficmirror::intercept {
 namespace {
@@ -82,19 +79,7 @@ std::optional<std::string> accept_client_address(const std::string& text,
     read.mode = ClientAddresses::Mode::preserve;
   } else if (text.starts_with(pool)) {
     read.mode = ClientAddresses::Mode::pool;
-    std::istringstream networks(text.substr(pool.size()) + ",");
-    size_t count = 0;
-    for (std::string part; std::getline(networks, part, ','); ++count) {
-      const auto network = Network::parse(part);
-      if (!network)
-        return "'" + part + "' is no network: write it as pool=CIDR, such as pool=198.18.0.0/15";
-      for (const net::IpAddress& address : {network->first, addresses_of(*network).back()})
-        if (!net::may_be_client(address) || network->prefix_length == 0)
-          return part + " has addresses that no client may have, such as " + address.to_string();
-      auto& of_family = read.pool[static_cast<size_t>(network->first.family())];
-      if (of_family) return "there can be one network of each family";
-      of_family = *network;
-    }
+    if (auto wrong = parse_pool(text.substr(pool.size()), read.pool)) return wrong;
   } else if (text != "masquerade") {
     return "there is no such mode; there are masquerade (the shadow sees the intercept's own "
            "address), preserve (the client's own) and pool=CIDR";

@@ -108,6 +108,8 @@ class Relay {
   void more_source_ports(StreamId stream);
   LeaseContents lease(StreamId stream) const;
   SidecarConfiguration configuration() const;
+  // Whether sidecars are told that; or else another intercept of theirs tells them.
+  bool tells_configuration() const { return tells_configuration_; }
   // What a sidecar is to show and trust that wants to be told; null: there is nothing to tell.
   std::shared_ptr<const program::TlsMaterial> identity() const;
   // What the stream's sidecar says it has counted since it said so last.
@@ -129,6 +131,8 @@ class Relay {
   // every stream, live on.
   void set_targets(std::vector<Target> targets);
   void configure(const SidecarConfiguration& configuration);
+  // To be called before there are streams.
+  void leave_configuration_to_others() { tells_configuration_ = false; }
   // Each stream is told that its configuration has changed.
   void set_identity(std::shared_ptr<const program::TlsMaterial> identity);
   // The endpoints of all targets, each once for each protocol.
@@ -203,6 +207,7 @@ class Relay {
   const uint16_t proof_port_;
   const Send send_;
   CopyWhole copy_whole_ = [](const std::vector<uint16_t>& /*ports*/) {};
+  bool tells_configuration_ = true;
   Counters& counters_;
 
   // Taken once for a batch in either direction; nothing that waits is called under it.

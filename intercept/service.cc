@@ -234,7 +234,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::SidecarMessage, v1::Inte
       id_ = std::get<StreamId>(opened);
       // A key is for nobody else.
       gets_identity_ = hello.wants_identity() && proof_ == Proof::certificate;
-      configuration_waits_ = true;
+      configuration_waits_ = relay_.tells_configuration();
       lease_waits_ = true;
     }
     write_next();

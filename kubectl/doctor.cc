@@ -303,9 +303,8 @@ class Doctor {
     seen.shadow_service = first_of(seen_.shadow_service);
     if (seen_.endpoints && !seen_.endpoints->empty())
       seen.endpoints = projected(seen_.endpoints->front(), controller::project_endpoints);
-    if (std::holds_alternative<Json>(mirror_.shadow))
-      for (const Json& pod : shadow_pods(seen_, mirror_))
-        seen.shadow_pods.push_back(projected(pod, controller::project_pod));
+    for (const Json& pod : shadow_pods(seen_, mirror_))
+      seen.shadow_pods.push_back(projected(pod, controller::project_pod));
     seen.ca = controller::rotate_ca({}, seen_.now, {}).data;
     return seen;
   }
@@ -358,26 +357,7 @@ class Doctor {
     const Json* attached = runs_ ? condition_of(seen_.applied, "Attached") : nullptr;
     if (attached && attached->value("status", "") == "True")
       return ok("pods", attached->value("message", ""));
-    // What is wrong with many is one line.
-    std::vector<std::pair<controller::PodProblem, std::vector<std::string>>> problems;
-    for (const controller::PodProblem& problem : plan.pod_problems) {
-      const auto found = std::find_if(problems.begin(), problems.end(), [&](const auto& other) {
-        return other.first.message == problem.message;
-      });
-      if (found != problems.end())
-        found->second.push_back(problem.pod);
-      else
-        problems.push_back({problem, {problem.pod}});
-    }
-    bool any = false;
-    for (const auto& [problem, whose] : problems) {
-      const auto level = level_of(problem.reason);
-      if (!level) continue;
-      any = true;
-      add(*level, "pods",
-          counted(whose.size(), "pod") + " of " + std::to_string(pods.size()) + " (" +
-              list_of(whose) + "): " + problem.message);
-    }
+    const bool any = tell_of_pods("pods", plan.pod_problems, pods.size());
     if (!seen_.mirrors)
       add(Level::unchecked, "pods",
           "whether another TrafficMirror has their ports: " + seen_.mirrors.error().message);
@@ -396,13 +376,40 @@ class Doctor {
                        ports_text(mirror_.ports));
   }
 
+  // What is wrong with many is one line. Whether there is anything to tell.
+  bool tell_of_pods(const std::string& check, const std::vector<controller::PodProblem>& of_each,
+                    size_t pods) {
+    std::vector<std::pair<controller::PodProblem, std::vector<std::string>>> problems;
+    for (const controller::PodProblem& problem : of_each) {
+      const auto found = std::find_if(problems.begin(), problems.end(), [&](const auto& other) {
+        return other.first.message == problem.message;
+      });
+      if (found != problems.end())
+        found->second.push_back(problem.pod);
+      else
+        problems.push_back({problem, {problem.pod}});
+    }
+    bool any = false;
+    for (const auto& [problem, whose] : problems) {
+      const auto level = level_of(problem.reason);
+      if (!level) continue;
+      any = true;
+      add(*level, check,
+          counted(whose.size(), "pod") + " of " + std::to_string(pods) + " (" + list_of(whose) +
+              "): " + problem.message);
+    }
+    return any;
+  }
+
   // Of a pod's problem, in the operator's words; nothing where it is none of the user's, or has a
   // line of its own.
   static std::optional<Level> level_of(const std::string& reason) {
     static const std::set<std::string> untold{
-        "Attaching", "WaitingForIntercept", "PodSecurityForbids", "EphemeralContainersUnavailable"};
+        "Attaching", "WaitingForIntercept", "PodSecurityForbids", "EphemeralContainersUnavailable",
+        // Of what only a running operator knows: certificates, and what intercepts say.
+        "OldInterceptRuns", "InterceptNotReady"};
     static const std::set<std::string> passing{"PodNotRunning", "SidecarEnded", "OldSidecarRuns",
-                                               "RestartNeeded"};
+                                               "RestartNeeded", "InterceptEnded"};
     if (untold.contains(reason)) return std::nullopt;
     return passing.contains(reason) ? Level::warning : Level::failure;
   }
@@ -512,6 +519,11 @@ class Doctor {
     for (const controller::Target& target : plan.targets)
       targets.push_back(target.endpoint.to_string());
     ok("shadow", counted(targets.size(), "ready endpoint") + ": " + list_of(targets));
+    const std::vector<Json> pods = shadow_pods(seen_, mirror_);
+    if (!mirror_.is_intercepted_beside() || !has(seen_.shadow_pods, "shadow pods")) return;
+    if (!tell_of_pods("shadow pods", plan.shadow_problems, pods.size()))
+      ok("shadow pods", "an intercept is put beside " + counted(pods.size(), "pod") +
+                            (injected_ ? ", as they are created" : ", without a restart"));
   }
 
   void check_intercept_admission() {
@@ -571,6 +583,32 @@ class Doctor {
     }
   }
 
+  // On the way of the streams from production's pods to the shadow's own.
+  void add_blocked_beside(std::vector<Blocked>& blocked_out, std::vector<Blocked>& blocked_in) {
+    const SharedJson production = first_of(seen_.production_namespace);
+    const SharedJson shadow = first_of(seen_.shadow_namespace);
+    const auto other = [](const Json& pod, const std::string& namespace_, const SharedJson& space) {
+      return OtherPod{.labels = labels_of(pod),
+                      .namespace_ = namespace_,
+                      .namespace_labels = space ? labels_of(*space) : Json::object()};
+    };
+    const std::vector<Json> from = production_pods(seen_, mirror_);
+    const std::vector<Json> to = shadow_pods(seen_, mirror_);
+    if (from.empty() || to.empty()) return;
+    for (const Json& pod : from)
+      add_blocked(blocked_out,
+                  admission_of(*seen_.production_policies, Direction::egress, pod,
+                               other(to.front(), mirror_.shadow_namespace, shadow),
+                               {.number = controller::stream_port, .names = {}}),
+                  pod);
+    for (const Json& pod : to)
+      add_blocked(blocked_in,
+                  admission_of(*seen_.shadow_policies, Direction::ingress, pod,
+                               other(from.front(), mirror_.key.namespace_, production),
+                               {.number = controller::stream_port, .names = {}}),
+                  pod);
+  }
+
   void check_policies(const Plan& plan) {
     const char* const check = "NetworkPolicy";
     const OtherPod other = intercept();
@@ -588,6 +626,11 @@ class Doctor {
     std::set<net::ProductionPort> ports;
     for (const controller::Target& target : plan.targets)
       ports.insert({target.endpoint.port.number, target.production.protocol});
+    if (mirror_.is_intercepted_beside()) {
+      // What goes to the shadow's program does not leave its pod.
+      ports.clear();
+      if (out && in) add_blocked_beside(blocked_out, blocked_in);
+    }
     if (in)
       for (const Json& pod : shadow_pods(seen_, mirror_))
         for (const net::ProductionPort port : ports)
@@ -598,14 +641,20 @@ class Doctor {
                                     .names = names_of_port(pod, port)}),
                       pod);
     tell(blocked_out, mirror_.key.namespace_, "streams to the intercept",
-         "allow egress to pods with " + its_labels + ", TCP port " +
+         "allow egress to pods with " + its_labels +
+             (mirror_.is_intercepted_beside() ? ", and to the shadow's pods" : "") + ", TCP port " +
              std::to_string(controller::stream_port));
     std::string to;
     for (const net::ProductionPort port : ports)
       to += (to.empty() ? "" : ", ") + std::string(controller::protocol_name(port.protocol)) +
             " port " + std::to_string(port.number);
-    tell(blocked_in, mirror_.shadow_namespace, "the intercept",
-         "allow ingress from pods with " + its_labels + ", " + to);
+    if (mirror_.is_intercepted_beside())
+      tell(blocked_in, mirror_.shadow_namespace, "streams to the intercepts beside them",
+           "allow ingress from the pods of spec.source of namespace " + mirror_.key.namespace_ +
+               ", TCP port " + std::to_string(controller::stream_port));
+    else
+      tell(blocked_in, mirror_.shadow_namespace, "the intercept",
+           "allow ingress from pods with " + its_labels + ", " + to);
     if (out && in && blocked_out.empty() && blocked_in.empty())
       ok(check, "none is in the way to the intercept, nor in that to the shadow");
   }
@@ -623,7 +672,11 @@ class Doctor {
     if (status == "True" || status == "False")
       return add(status == "True" ? Level::ok : Level::failure, "reply path",
                  verified->value("message", ""));
-    if (on_node.empty())
+    if (on_node.empty() && mirror_.is_intercepted_beside())
+      ok("reply path",
+         "replies turn around in the shadow's pods; before an intercept there takes a stream, it "
+         "proves by a handshake of its own that they do");
+    else if (on_node.empty())
       ok("reply path",
          std::string("replies go to the intercept's own address; ") +
              (mirror_.has_tcp() ? "before it takes a stream, it proves by a handshake of its own "

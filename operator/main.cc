@@ -145,7 +145,7 @@ int run(int argc, const char* const* argv) {
   std::optional<WebhookServer> webhook;
   if (!options.webhook.empty())
     webhook.emplace(webhook_address,
-                    [&](const NewPod& pod) { return reconciler.sidecars_for(pod); });
+                    [&](const NewPod& pod) { return reconciler.injections_for(pod); });
   const program::HttpServer http(common.http, {[&] { return reconciler.not_ready(); },
                                                [&] {
                                                  auto metrics = reconciler.metrics();

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "intercept/client_addresses.h"
 #include "operator/filter.h"
 #include "operator/names.h"
 #include "operator/selector.h"
@@ -78,6 +79,37 @@ std::string read_logins(const Json& spec, Mirror& mirror) {
       return text + " with a protocol that is none of PostgreSQL and MySQL";
     mirror.logins.push_back({port, found->second});
   }
+  return "";
+}
+
+std::string read_client_address(const Json& spec, Mirror& mirror) {
+  constexpr std::array modes = {"Masquerade", "Preserve", "Pool"};
+  if (!read_choice(spec, "/clientAddress", modes, mirror.client_address))
+    return "spec.clientAddress is none of Masquerade, Preserve and Pool";
+  std::vector<std::string> networks;
+  read(spec, "/clientAddressPool", networks);
+  if ((mirror.client_address == ClientAddress::pool) == networks.empty())
+    return networks.empty()
+               ? "spec.clientAddressPool is missing: with clientAddress Pool, give the networks "
+                 "that the shadow's clients are to come from, such as 198.18.0.0/15"
+               : "spec.clientAddressPool is for clientAddress Pool alone: leave one of them out";
+  std::string& pool = mirror.client_address_pool;
+  for (const std::string& network : networks) pool += (pool.empty() ? "" : ",") + network;
+  std::array<std::optional<intercept::Network>, 2> parsed;
+  if (!networks.empty())
+    if (const auto wrong = intercept::parse_pool(pool, parsed))
+      return "spec.clientAddressPool: " + *wrong;
+  if (!mirror.is_intercepted_beside()) return "";
+  const auto udp = std::find_if(mirror.ports.begin(), mirror.ports.end(), [](const auto& port) {
+    return port.protocol == net::Protocol::udp;
+  });
+  if (udp != mirror.ports.end())
+    return "spec.source.ports has " + udp->to_string() +
+           ": UDP is mirrored with clientAddress Masquerade alone";
+  if (mirror.replicas != 1)
+    return "spec.intercept.replicas is " + std::to_string(mirror.replicas) +
+           ": with clientAddress Preserve and Pool there is an intercept beside each pod of the "
+           "shadow; leave it out";
   return "";
 }
 
@@ -226,6 +258,7 @@ std::string read_spec(const Json& spec, Mirror& mirror) {
     return problem;
 
   read(spec, "/intercept/replicas", mirror.replicas);
+  if (auto problem = read_client_address(spec, mirror); !problem.empty()) return problem;
   read(spec, "/intercept/resources", mirror.resources);
   read(spec, "/intercept/nodeSelector", mirror.node_selector);
   read(spec, "/intercept/tolerations", mirror.tolerations);

@@ -21,6 +21,7 @@
 namespace trafficmirror::controller {
 
 enum class Attach { automatic, ephemeral, sidecar };
+enum class ClientAddress { masquerade, preserve, pool };
 
 // spec.source.capture, in place of pods: a file of a PersistentVolumeClaim in the mirror's
 // namespace, and how it is replayed, in the words of the sidecar's flags.
@@ -64,6 +65,8 @@ struct Mirror {
 
   std::vector<Login> logins{};
   std::string logins_secret{};  // in the mirror's namespace, with names::credentials; may be empty
+  ClientAddress client_address = ClientAddress::masquerade;
+  std::string client_address_pool{};  // its networks, as the intercept's flag takes them
 
   double percent = 100;
   uint32_t copies = 1;
@@ -88,6 +91,9 @@ struct Mirror {
   std::string duration_text;
   std::optional<std::chrono::seconds> duration;
 
+  // The sessions' packets come from intercepts beside the shadow's pods, in their network
+  // namespaces, and not from the Deployment's.
+  bool is_intercepted_beside() const { return client_address != ClientAddress::masquerade; }
   bool has_tcp() const {
     return std::any_of(ports.begin(), ports.end(), [](net::ProductionPort port) {
       return port.protocol == net::Protocol::tcp;

@@ -23,6 +23,10 @@ std::string name_for(const kube::Key& mirror) {
   return "trafficmirror-" + name + "-" + hash_of(to_text(mirror)).substr(0, 8);
 }
 
+std::string intercept_container_for(const kube::Key& mirror) {
+  return "trafficmirror-intercept-" + hash_of(to_text(mirror)).substr(0, 8);
+}
+
 std::string sidecar_secret_for(const kube::Key& mirror) {
   return name_for(mirror) + "-sidecar";
 }

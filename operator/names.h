@@ -73,6 +73,8 @@ inline const kube::Resource webhook_configurations{"admissionregistration.k8s.io
 // What is made for a mirror, in whatever namespace, has this name: fit for a Service, and another
 // one for each mirror.
 std::string name_for(const kube::Key& mirror);
+// Of an intercept beside the shadow, as a container of its pods.
+std::string intercept_container_for(const kube::Key& mirror);
 // The sidecars' Secret, in production's namespace.
 std::string sidecar_secret_for(const kube::Key& mirror);
 

@@ -172,6 +172,20 @@ WantedObject network_policy(const Mirror& mirror, const InterceptInput& input) {
          {"egress", egress}}}});
 }
 
+// Of intercepts beside the shadow's pods, whose labels may be anything: they are found by what is
+// written into its Endpoints.
+WantedObject endpoints(const Mirror& mirror, std::vector<std::string> addresses) {
+  // In the server's order (RepackSubsets).
+  std::sort(addresses.begin(), addresses.end());
+  Json subsets = Json::array();
+  if (!addresses.empty()) {
+    Json subset = {{"ports", {{{"name", "stream"}, {"port", stream_port}, {"protocol", "TCP"}}}}};
+    for (const std::string& address : addresses) subset["addresses"].push_back({{"ip", address}});
+    subsets.push_back(std::move(subset));
+  }
+  return wanted(resources::endpoints, "Endpoints", mirror, {{"subsets", std::move(subsets)}});
+}
+
 std::string value_of(const kube::SecretData& data, const char* key) {
   const auto found = data.find(key);
   return found == data.end() ? "" : found->second;
@@ -224,15 +238,15 @@ std::vector<WantedObject> objects_for(const Mirror& mirror, const InterceptInput
       resources::config_maps, "ConfigMap", mirror,
       {{"data",
         {{"intercept.yaml", configuration_of(mirror, input.targets, input.stop_sidecars)}}}}));
-  objects.push_back(wanted(resources::services, "Service", mirror,
-                           {{"spec",
-                             {{"clusterIP", "None"},
-                              {"selector", pod_labels(mirror)},
-                              {"ports",
-                               {{{"name", "stream"},
-                                 {"port", stream_port},
-                                 {"targetPort", stream_port},
-                                 {"protocol", "TCP"}}}}}}}));
+  Json service = {{"clusterIP", "None"},
+                  {"ports",
+                   {{{"name", "stream"},
+                     {"port", stream_port},
+                     {"targetPort", stream_port},
+                     {"protocol", "TCP"}}}}};
+  if (!mirror.is_intercepted_beside()) service["selector"] = pod_labels(mirror);
+  objects.push_back(wanted(resources::services, "Service", mirror, {{"spec", std::move(service)}}));
+  if (mirror.is_intercepted_beside()) objects.push_back(endpoints(mirror, input.addresses));
   objects.push_back(network_policy(mirror, input));
   if (mirror.replicas > 1) {
     objects.push_back(wanted(

@@ -37,6 +37,8 @@ struct WantedObject {
 struct InterceptInput {
   std::vector<Target> targets;  // sorted
   bool stop_sidecars = false;
+  // Of the intercepts, where these are not the Deployment's alone: those that the Service lists.
+  std::vector<std::string> addresses;
   // The pods behind the targets; null where only their addresses are known.
   kube::Json shadow_selector;
   // Labels that production's namespace alone carries; null where there are none to tell it by.

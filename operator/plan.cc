@@ -1,6 +1,8 @@
 #include "operator/plan.h"
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -23,6 +25,9 @@ constexpr std::chrono::seconds stop_within{30};
 constexpr std::chrono::seconds replay_counted_within{10};
 constexpr std::chrono::seconds first_attach_pause{10};
 constexpr std::chrono::seconds longest_attach_pause{600};
+// As many as sidecars have streams to, but for that to the Deployment's.
+constexpr size_t most_beside = 15;
+constexpr const char* intercepts_capabilities = "NET_ADMIN and NET_RAW";
 
 struct Verdict {
   std::string status;  // "True", "False" or "Unknown"
@@ -67,6 +72,7 @@ class Planner {
     look_at_replay();
     stopped_ = why_stopped(consented);
     if (!stopped_) find_targets();
+    look_at_shadow_pods();
     look_at_pods();
     decide_stopping();
     if (stopped_)
@@ -299,7 +305,7 @@ class Planner {
   void find_targets_by_selector(const Json& selector) {
     shadow_selector_ = selector;
     for (const SharedJson& pod : seen_.shadow_pods) {
-      if (!has_condition(*pod, "Ready")) continue;
+      if (!selects(selector, labels_of(*pod)) || !has_condition(*pod, "Ready")) continue;
       for (const net::ProductionPort production : mirror_.ports)
         add_target(production, kube::text_at(*pod, "/status/podIP"),
                    mirror_.shadow_port_of(production).number);
@@ -310,9 +316,31 @@ class Planner {
                                           "run, and do they carry its labels?");
   }
 
-  // ---- production's pods
+  // ---- containers in others' pods
 
-  struct SidecarState {
+  // Of one kind: sidecars beside production, intercepts beside the shadow.
+  struct Kind {
+    std::string noun;  // "sidecar"
+    std::string name;  // of the first container
+    std::string namespace_;
+    SharedJson space;  // its Namespace
+    const char* capabilities;
+    const char* image_flag;
+    // Reasons.
+    const char* old_runs;
+    const char* not_starting;
+    const char* ended;
+    bool waits_for_intercept;
+    std::vector<Attachment>& possible;  // to be done
+    // The container of this name, for a running pod.
+    std::function<Json(const std::string& name)> ephemeral;
+    std::string revision;  // empty: any
+
+    // "a sidecar", "an intercept"
+    std::string one() const { return (noun.front() == 'i' ? "an " : "a ") + noun; }
+  };
+
+  struct AttachedState {
     bool selected = false;
     bool running = false;  // of whatever revision
     bool ephemeral = false;
@@ -321,10 +349,55 @@ class Planner {
     std::string message;
   };
 
-  std::string wanted_revision() const {
-    const SidecarSettings sidecar = sidecar_settings(mirror_, settings_);
-    if (!injected_) return revision_of(ephemeral_container(sidecar));
-    return revision_of(injected_container(sidecar, InjectedAs::container, Requests::little));
+  template <typename AnySettings>
+  std::string revision_for(const AnySettings& container) const {
+    if (!injected_) return revision_of(ephemeral_container(container));
+    return revision_of(injected_container(container, InjectedAs::container, Requests::little));
+  }
+
+  Kind sidecars() {
+    SidecarSettings settings = sidecar_settings(mirror_, settings_);
+    return {.noun = "sidecar",
+            .name = name_,
+            .namespace_ = mirror_.key.namespace_,
+            .space = seen_.production_namespace,
+            .capabilities = "NET_RAW",
+            .image_flag = "--sidecar-image",
+            .old_runs = "OldSidecarRuns",
+            .not_starting = "SidecarNotStarting",
+            .ended = "SidecarEnded",
+            .waits_for_intercept = true,
+            .possible = possible_attachments_,
+            .ephemeral =
+                [settings](const std::string& name) mutable {
+                  settings.name = name;
+                  return ephemeral_container(settings);
+                },
+            .revision = revision_for(settings)};
+  }
+
+  Kind intercepts(const std::vector<OwnTarget>& targets) {
+    InterceptSettings settings = intercept_settings(mirror_, targets, settings_);
+    const kube::SecretData& identity = intercept_leaf();
+    settings.identity_revision = hash_of(identity.at("tls.crt") + identity.at("ca.crt"));
+    return {.noun = "intercept",
+            .name = settings.name,
+            .namespace_ = mirror_.shadow_namespace,
+            .space = seen_.shadow_namespace,
+            .capabilities = intercepts_capabilities,
+            .image_flag = "--intercept-image",
+            .old_runs = "OldInterceptRuns",
+            .not_starting = "InterceptNotStarting",
+            .ended = "InterceptEnded",
+            .waits_for_intercept = false,
+            .possible = intercept_attachments_,
+            .ephemeral =
+                [settings](const std::string& name) mutable {
+                  settings.name = name;
+                  return ephemeral_container(settings);
+                },
+            // What a pod that is not ready would receive is not known.
+            .revision = targets.empty() ? "" : revision_for(settings)};
   }
 
   // None of the containers' ports, where they say any, is this one.
@@ -353,9 +426,10 @@ class Planner {
 
   void look_at_pods() {
     const bool readable = seen_.mirror.problem.empty();
-    const std::string revision = readable ? wanted_revision() : "";
+    std::optional<Kind> sidecar;
+    if (readable) sidecar.emplace(sidecars());
     for (const SharedJson& pod : seen_.pods) {
-      SidecarState state;
+      AttachedState state;
       state.selected = readable && selects(mirror_.selector, labels_of(*pod));
       const std::vector<Container> containers = containers_of(*pod, name_);
       for (const Container& container : containers)
@@ -363,7 +437,7 @@ class Planner {
           state.running = true;
           state.ephemeral = container.kind == Container::Kind::ephemeral;
         }
-      if (state.selected) judge(*pod, containers, revision, state);
+      if (state.selected && !judge_source(*pod, state)) judge(*pod, *sidecar, containers, state);
       // A sidecar that is not (or no longer) wanted as it is, and that can be told to end.
       if (state.running && state.ephemeral && !state.attached) ++strays_;
       if (state.running && state.ephemeral) ++running_ephemeral_;
@@ -378,81 +452,98 @@ class Planner {
     }
   }
 
-  void judge(const Json& pod, const std::vector<Container>& containers, const std::string& revision,
-             SidecarState& state) {
-    const auto problem = [&](std::string reason, std::string message) {
-      state.reason = std::move(reason);
-      state.message = std::move(message);
-    };
-    if (const auto other = taken_by(pod))
-      return problem("PortTaken", "TrafficMirror " + *other +
-                                      ", which is older, mirrors one of its ports already: take "
-                                      "another port or another selector, or delete that one");
+  static void set_problem(AttachedState& state, std::string reason, std::string message) {
+    state.reason = std::move(reason);
+    state.message = std::move(message);
+  }
+
+  // Whether something keeps the pod's traffic from being copied, whatever is beside it.
+  bool judge_source(const Json& pod, AttachedState& state) const {
+    if (const auto other = taken_by(pod)) {
+      set_problem(state, "PortTaken",
+                  "TrafficMirror " + *other +
+                      ", which is older, mirrors one of its ports already: take another port or "
+                      "another selector, or delete that one");
+      return true;
+    }
     for (const net::ProductionPort port : mirror_.ports)
-      if (lacks_port(pod, port))
-        return problem("PortNotFound", "no container declares port " + port.to_string() +
-                                           ": correct spec.source.ports, or the container's ports");
-    if (uses_host_network(pod))
-      return problem("HostNetwork",
-                     "it uses the network of its node (spec.hostNetwork), where a sidecar would "
-                     "copy the traffic of others too: run the workload without, or the sidecar by "
-                     "hand");
-    const Container* sidecar = containers.empty() ? nullptr : &containers.back();
-    if (!sidecar) return judge_without(pod, state);
-    switch (sidecar->state) {
+      if (lacks_port(pod, port)) {
+        set_problem(state, "PortNotFound",
+                    "no container declares port " + port.to_string() +
+                        ": correct spec.source.ports, or the container's ports");
+        return true;
+      }
+    if (!uses_host_network(pod)) return false;
+    set_problem(
+        state, "HostNetwork",
+        "it uses the network of its node (spec.hostNetwork), where a sidecar would copy the "
+        "traffic of others too: run the workload without, or the sidecar by hand");
+    return true;
+  }
+
+  void judge(const Json& pod, const Kind& kind, const std::vector<Container>& containers,
+             AttachedState& state) {
+    const auto problem = [&](std::string reason, std::string message) {
+      set_problem(state, std::move(reason), std::move(message));
+    };
+    const Container* last = containers.empty() ? nullptr : &containers.back();
+    if (!last) return judge_without(pod, kind, state);
+    switch (last->state) {
       case Container::State::running:
-        if (sidecar->revision == revision) {
+        if (kind.revision.empty() || last->revision == kind.revision) {
           state.attached = true;
-        } else if (sidecar->kind == Container::Kind::ephemeral) {
-          problem("OldSidecarRuns",
-                  "a sidecar with other settings has not ended though it was told to: wait for it, "
-                  "or restart the workload");
+        } else if (last->kind == Container::Kind::ephemeral) {
+          problem(kind.old_runs,
+                  kind.one() +
+                      " with other settings has not ended though it was told to: wait for it, "
+                      "or restart the workload");
         } else {
           problem("RestartNeeded",
-                  "its sidecar was injected with other settings: restart the workload");
+                  "its " + kind.noun + " was injected with other settings: restart the workload");
         }
         return;
       case Container::State::waiting:
-        if (is_image_problem(sidecar->reason))
+        if (is_image_problem(last->reason))
           return problem("ImagePullFailed",
-                         "the sidecar's image can't be pulled (" + sidecar->reason +
-                             "): " + sidecar->message +
-                             "; see the operator's --sidecar-image, and whether the node may pull "
-                             "it. A pod keeps the image that was attached to it");
-        if (sidecar->reason == "CrashLoopBackOff" || sidecar->reason.ends_with("Error"))
-          return problem("SidecarNotStarting", "the sidecar does not start (" + sidecar->reason +
-                                                   "): " + sidecar->message);
-        return problem("Attaching", "the sidecar is being started");
+                         "the " + kind.noun + "'s image can't be pulled (" + last->reason +
+                             "): " + last->message + "; see the operator's " + kind.image_flag +
+                             ", and whether the node may pull it. A pod keeps the image that was "
+                             "attached to it");
+        if (last->reason == "CrashLoopBackOff" || last->reason.ends_with("Error"))
+          return problem(kind.not_starting, "the " + kind.noun + " does not start (" +
+                                                last->reason + "): " + last->message);
+        return problem("Attaching", "the " + kind.noun + " is being started");
       case Container::State::terminated:
-        return judge_ended(pod, containers, state);
+        return judge_ended(pod, kind, containers, state);
       case Container::State::unknown:
-        return problem("Attaching", "the sidecar is not started yet");
+        return problem("Attaching", "the " + kind.noun + " is not started yet");
     }
   }
 
-  void judge_without(const Json& pod, SidecarState& state) {
+  void judge_without(const Json& pod, const Kind& kind, AttachedState& state) {
     if (injected_) {
       state.reason = "RestartNeeded";
       state.message =
           "it was created before the mirror: restart the workload (kubectl rollout "
-          "restart), and its new pods get a sidecar";
+          "restart), and its new pods get " +
+          kind.one();
       const auto labelled = [&](const Json& object) {
         const Json& labels = labels_of(object);
         return labels.is_object() && labels.value(names::inject, "") == names::inject_enabled;
       };
       const std::string label = std::string(names::inject) + "=" + names::inject_enabled;
-      if (!seen_.production_namespace || !labelled(*seen_.production_namespace)) {
+      if (!kind.space || !labelled(*kind.space)) {
         state.reason = "NamespaceNotLabelled";
-        state.message =
-            "sidecars are injected in labelled namespaces only: kubectl label namespace " +
-            mirror_.key.namespace_ + " " + label + ", then restart the workload";
+        state.message = kind.noun +
+                        "s are injected in labelled namespaces only: kubectl label namespace " +
+                        kind.namespace_ + " " + label + ", then restart the workload";
       } else if (!labelled(pod)) {
         state.reason = "PodsNotLabelled";
-        state.message = "sidecars are injected into labelled pods only: put the label " + label +
-                        " into the workload's pod template";
-      } else if (pod_security_forbids(*seen_.production_namespace)) {
+        state.message = kind.noun + "s are injected into labelled pods only: put the label " +
+                        label + " into the workload's pod template";
+      } else if (pod_security_forbids(*kind.space)) {
         state.reason = "PodSecurityForbids";
-        state.message = pod_security_cure(mirror_.key.namespace_, "NET_RAW");
+        state.message = pod_security_cure(kind.namespace_, kind.capabilities);
       }
       return;
     }
@@ -465,22 +556,23 @@ class Planner {
     }
     if (!is_running(pod)) {
       state.reason = "PodNotRunning";
-      state.message = "it does not run yet; a sidecar is attached when it does";
+      state.message = "it does not run yet; " + kind.one() + " is attached when it does";
       return;
     }
-    attach(pod, name_, state);
+    attach(pod, kind, kind.name, state);
   }
 
-  void judge_ended(const Json& pod, const std::vector<Container>& containers, SidecarState& state) {
+  void judge_ended(const Json& pod, const Kind& kind, const std::vector<Container>& containers,
+                   AttachedState& state) {
     const Container& last = containers.back();
-    state.reason = "SidecarEnded";
-    state.message = "the sidecar ended with exit code " + std::to_string(last.exit_code) +
+    state.reason = kind.ended;
+    state.message = "the " + kind.noun + " ended with exit code " + std::to_string(last.exit_code) +
                     (last.reason.empty() ? "" : " (" + last.reason + ")") +
                     (last.message.empty() ? "" : ": " + last.message) +
-                    "; another one follows. kubectl logs -n " + mirror_.key.namespace_ + " " +
+                    "; another one follows. kubectl logs -n " + kind.namespace_ + " " +
                     kube::key_of(pod).name + " -c " + last.name + " says why";
     if (last.kind != Container::Kind::ephemeral) return;  // the kubelet starts it again
-    if (injected_) return judge_without(pod, state);
+    if (injected_) return judge_without(pod, kind, state);
     const auto failures = std::count_if(containers.begin(), containers.end(), [](const auto& c) {
       return c.state == Container::State::terminated && c.exit_code != 0;
     });
@@ -494,28 +586,97 @@ class Planner {
       if (!stopped_) look_again_at(*ended + pause);
       return;
     }
-    attach(pod, name_ + "-" + std::to_string(containers.size() + 1), state);
+    attach(pod, kind, kind.name + "-" + std::to_string(containers.size() + 1), state);
   }
 
-  // To be done if there is an intercept to talk to by then.
-  void attach(const Json& pod, const std::string& container, SidecarState& state) {
-    SidecarSettings sidecar = sidecar_settings(mirror_, settings_);
-    sidecar.name = container;
-    const kube::Key key = kube::key_of(pod);
-    possible_attachments_.push_back({key, ephemeral_container(sidecar)});
-    const auto refused = seen_.refusals.find("pod/" + key.name);
+  // To be done; a sidecar, if there is an intercept to talk to by then.
+  void attach(const Json& pod, const Kind& kind, const std::string& container,
+              AttachedState& state) {
+    const Attachment attachment{kube::key_of(pod), kind.ephemeral(container)};
+    kind.possible.push_back(attachment);
+    const auto refused = seen_.refusals.find(refusal_key(attachment));
     if (refused == seen_.refusals.end()) {
-      state.reason = ready_intercepts() > 0 ? "Attaching" : "WaitingForIntercept";
-      state.message = ready_intercepts() > 0 ? "the sidecar is being attached"
-                                             : "the sidecar is attached when an intercept is ready";
+      const bool waits = kind.waits_for_intercept && ready_intercepts() == 0;
+      state.reason = waits ? "WaitingForIntercept" : "Attaching";
+      state.message = "the " + kind.noun +
+                      (waits ? " is attached when an intercept is ready" : " is being attached");
     } else if (is_pod_security(refused->second.message)) {
       state.reason = "PodSecurityForbids";
-      state.message = pod_security_cure(mirror_.key.namespace_, "NET_RAW");
+      state.message = pod_security_cure(kind.namespace_, kind.capabilities);
     } else {
       state.reason = "AttachRefused";
-      state.message =
-          "the API server refuses the sidecar, which is tried again: " + refused->second.message;
+      state.message = "the API server refuses the " + kind.noun +
+                      ", which is tried again: " + refused->second.message;
     }
+  }
+
+  // ---- the shadow's pods, where intercepts are beside them
+
+  void look_at_shadow_pods() {
+    const std::string container = intercept_container_for(mirror_.key);
+    for (const SharedJson& pod : seen_.shadow_pods) {
+      const std::vector<Container> containers = containers_of(*pod, container);
+      const bool running =
+          !containers.empty() && containers.back().state == Container::State::running;
+      const std::string address = kube::text_at(*pod, "/status/podIP");
+      const bool wanted = !stopped_ && mirror_.is_intercepted_beside();
+      const std::string instance =
+          containers.empty() ? "" : instance_of(*pod, containers.back().name);
+      plan_.beside.push_back({kube::key_of(*pod), wanted && running ? address : "", instance});
+      if (wanted) look_at_shadow_pod(*pod, containers, address);
+    }
+  }
+
+  void look_at_shadow_pod(const Json& pod, const std::vector<Container>& containers,
+                          const std::string& address) {
+    std::vector<OwnTarget> targets;
+    for (const Target& target : targets_)
+      if (target.endpoint.address.to_string() == address)
+        targets.emplace_back(net::Port{target.production.number}, target.endpoint.port);
+    const bool selected =
+        shadow_selector_.is_null() ? !targets.empty() : selects(shadow_selector_, labels_of(pod));
+    // One that is not ready yet gets none; that which it has is no worse for its not being ready.
+    if (!selected || (targets.empty() && containers.empty())) return;
+    ++shadow_pods_;
+    const std::string name = kube::key_of(pod).name;
+    AttachedState state;
+    if (uses_host_network(pod))
+      set_problem(state, "HostNetwork",
+                  "it uses the network of its node (spec.hostNetwork), where an intercept would "
+                  "turn the traffic of others around too: run the shadow without, or with "
+                  "clientAddress Masquerade");
+    else if (listed_.size() == most_beside)
+      set_problem(state, "InterceptNotReady",
+                  "sidecars have streams to " + std::to_string(most_beside) +
+                      " intercepts beside a shadow at most: let it have no more pods");
+    else
+      judge(pod, intercepts(targets), containers, state);
+    if (state.attached) {
+      listed_.push_back(address);
+      const auto reading = seen_.readings.find(name);
+      const bool read = reading != seen_.readings.end() && reading->second.report;
+      if (read && reading->second.report->ready) {
+        ++ready_beside_;
+        return;
+      }
+      set_problem(state, "InterceptNotReady",
+                  read ? reading->second.report->message
+                       : "the intercept has not said how it is" +
+                             (reading != seen_.readings.end() ? ": " + reading->second.problem
+                                                              : std::string()));
+    }
+    plan_.shadow_problems.push_back({name, state.reason, state.message});
+  }
+
+  static std::string instance_of(const Json& pod, const std::string& container) {
+    int64_t restarts = 0;
+    for (const char* list :
+         {"containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"})
+      for (const Json& status :
+           pod.value(Json::json_pointer(std::string("/status/") + list), Json::array()))
+        if (status.value("name", "") == container)
+          restarts = status.value("restartCount", int64_t{0});
+    return kube::text_at(pod, "/metadata/uid") + "/" + container + "/" + std::to_string(restarts);
   }
 
   // ---- stopping
@@ -527,18 +688,29 @@ class Planner {
     });
   }
 
-  // The names of the pods whose sidecars have a stream.
-  std::set<std::string> connected() const {
+  // The names of the pods whose sidecars have a stream; to an intercept that sessions go through.
+  enum class StreamTo { any, carrying };
+  std::set<std::string> connected(StreamTo to) const {
     std::set<std::string> sidecars;
-    for (const auto& [pod, reading] : seen_.readings)
-      if (reading.report)
-        for (const auto& [name, sessions] : reading.report->sidecars) sidecars.insert(name);
+    for (const auto& [pod, reading] : seen_.readings) {
+      if (!reading.report) continue;
+      if (to == StreamTo::carrying && mirror_.is_intercepted_beside() && is_of_deployment(pod))
+        continue;
+      for (const auto& [name, sessions] : reading.report->sidecars) sidecars.insert(name);
+    }
     return sidecars;
+  }
+
+  bool is_of_deployment(const std::string& pod) const {
+    return std::any_of(
+        seen_.intercept_pods.begin(), seen_.intercept_pods.end(),
+        [&](const SharedJson& intercept) { return kube::key_of(*intercept).name == pod; });
   }
 
   void decide_stopping() {
     // Sidecars that must end: all of them, or those that are not wanted as they are.
-    const bool some_left = stopped_ ? running_ephemeral_ > 0 || !connected().empty() : strays_ > 0;
+    const bool some_left =
+        stopped_ ? running_ephemeral_ > 0 || !connected(StreamTo::any).empty() : strays_ > 0;
     if (!stopped_ && strays_ == 0) return;
     stopping_since_ = kube::time_of(seen_.status.value("stoppingSince", ""));
     // What the spec asks for since then has half a minute of its own.
@@ -602,9 +774,28 @@ class Planner {
     return rotated.data;
   }
 
+  const kube::SecretData& intercept_leaf() {
+    if (intercept_leaf_.empty())
+      intercept_leaf_ = leaf(mirror_.shadow_namespace, name_, intercept_identity(mirror_.key));
+    return intercept_leaf_;
+  }
+
+  // Of the Deployment's, which tells sidecars what to do, and of those beside the shadow.
+  std::vector<std::string> addresses_beside() const {
+    std::vector<std::string> addresses = listed_;
+    for (const SharedJson& pod : seen_.intercept_pods)
+      if (const std::string address = kube::text_at(*pod, "/status/podIP");
+          is_in_shadow_namespace(*pod) && has_condition(*pod, "Ready") && !address.empty())
+        addresses.push_back(address);
+    return addresses;
+  }
+
   void put_up() {
     InterceptInput input;
-    input.targets = targets_;
+    if (mirror_.is_intercepted_beside())
+      input.addresses = addresses_beside();
+    else
+      input.targets = targets_;
     input.stop_sidecars = stopping_;
     input.shadow_selector = shadow_selector_;
     if (seen_.production_namespace) {
@@ -614,11 +805,11 @@ class Planner {
       if (labels.is_object() && labels.contains(by_name))
         input.production_namespace_labels = {{by_name, labels[by_name]}};
     }
-    input.intercept_leaf = leaf(mirror_.shadow_namespace, name_, intercept_identity(mirror_.key));
+    input.intercept_leaf = intercept_leaf();
     input.sidecar_leaf = leaf(mirror_.key.namespace_, sidecar_secret_for(mirror_.key),
                               sidecar_identity(mirror_.key));
     plan_.objects = objects_for(mirror_, input, settings_, abilities_);
-    notify(configuration_of(mirror_, targets_, stopping_), mirror_.shadow_namespace);
+    notify(configuration_of(mirror_, input.targets, stopping_), mirror_.shadow_namespace);
     begin_replay();
 
     for (const Observation::Owned& owned : seen_.owned) {
@@ -635,6 +826,8 @@ class Planner {
         tell_to_stop(owned);  // of the namespace where the shadow was before
     }
     if (!stopping_ && ready_intercepts() > 0) plan_.attachments = std::move(possible_attachments_);
+    std::move(intercept_attachments_.begin(), intercept_attachments_.end(),
+              std::back_inserter(plan_.attachments));
     if (mirror_.duration && started_) look_again_at(*started_ + *mirror_.duration);
   }
 
@@ -655,11 +848,17 @@ class Planner {
     return kube::key_of(pod).namespace_ == mirror_.shadow_namespace;
   }
 
-  size_t ready_intercepts() const {
+  size_t ready_of_deployment() const {
     return static_cast<size_t>(std::count_if(
         seen_.intercept_pods.begin(), seen_.intercept_pods.end(), [&](const SharedJson& pod) {
           return is_in_shadow_namespace(*pod) && has_condition(*pod, "Ready");
         }));
+  }
+
+  // Those that sessions go through. Beside the shadow, they are of no use without the Deployment's.
+  size_t ready_intercepts() const {
+    const size_t ready = ready_of_deployment();
+    return mirror_.is_intercepted_beside() && ready > 0 ? ready_beside_ : ready;
   }
 
   // ---- what is said of it
@@ -687,7 +886,8 @@ class Planner {
     const Observation::Owned* deployment =
         owned(resources::deployments, {mirror_.shadow_namespace, name_});
     if (!deployment) return no("Deploying", "the intercept is being deployed");
-    const size_t ready = ready_intercepts();
+    const size_t ready = ready_of_deployment();
+    if (ready > 0 && mirror_.is_intercepted_beside()) return judge_beside();
     if (ready > 0)
       return yes("Available",
                  count_of(ready, static_cast<size_t>(mirror_.replicas), "intercepts are ready"));
@@ -696,7 +896,7 @@ class Planner {
       const std::string message = failure->value("message", "");
       if (is_pod_security(message))
         return no("PodSecurityForbids",
-                  pod_security_cure(mirror_.shadow_namespace, "NET_ADMIN and NET_RAW"));
+                  pod_security_cure(mirror_.shadow_namespace, intercepts_capabilities));
       return no("PodsRefused", "namespace " + mirror_.shadow_namespace +
                                    " refuses the intercept's pods; make room for them: " + message);
     }
@@ -704,6 +904,19 @@ class Planner {
       if (is_in_shadow_namespace(*pod))
         if (const auto problem = problem_of_intercept(*pod)) return *problem;
     return no("Deploying", "no intercept is ready yet");
+  }
+
+  Verdict judge_beside() const {
+    if (shadow_pods_ == 0)
+      return no("NoShadowPods",
+                "the endpoints of the shadow are no pods of namespace " + mirror_.shadow_namespace +
+                    ", which an intercept could be beside: set spec.clientAddress to Masquerade");
+    std::string message =
+        count_of(ready_beside_, shadow_pods_, "shadow pods have an intercept that is ready");
+    if (plan_.shadow_problems.empty()) return yes("Available", message);
+    const PodProblem& first = plan_.shadow_problems.front();
+    message += "; pod " + first.pod + ": " + first.message;
+    return ready_beside_ > 0 ? yes("Available", message) : no(first.reason, message);
   }
 
   std::optional<Verdict> problem_of_intercept(const Json& pod) const {
@@ -755,7 +968,7 @@ class Planner {
     const bool read = std::any_of(seen_.readings.begin(), seen_.readings.end(),
                                   [](const auto& entry) { return entry.second.report; });
     if (!read) return unknown("NoReport", "no intercept has said so yet");
-    const std::set<std::string> names = connected();
+    const std::set<std::string> names = connected(StreamTo::carrying);
     const auto streams = static_cast<size_t>(
         std::count_if(seen_.pods.begin(), seen_.pods.end(), [&](const SharedJson& pod) {
           return selects(mirror_.selector, labels_of(*pod)) &&
@@ -773,7 +986,7 @@ class Planner {
     if (stopping_) return no("Stopping", "sidecars end that are not wanted any more");
     if (phase() == phases::running) {
       const bool runs = replay_pod_ && is_running(*replay_pod_);
-      if (runs && !connected().contains(kube::key_of(*replay_pod_).name))
+      if (runs && !connected(StreamTo::carrying).contains(kube::key_of(*replay_pod_).name))
         return no("NoStream", "the replay has no stream to an intercept: " + log_of_replay() +
                                   " says why, such as a NetworkPolicy in the way");
       return yes("Replaying", what + " is replayed");
@@ -900,8 +1113,15 @@ class Planner {
     for (const auto& [pod, reading] : seen_.readings) {
       alive.insert(reading.instance);
       if (!reading.report) continue;
-      counted[reading.instance] = {static_cast<int64_t>(reading.report->exchanges),
-                                   static_cast<int64_t>(reading.report->shed)};
+      const Count says{static_cast<int64_t>(reading.report->exchanges),
+                       static_cast<int64_t>(reading.report->shed)};
+      Count& before = counted[reading.instance];
+      if (says.exchanges < before.exchanges || says.shed < before.shed) {
+        // Started anew in its container (--stay).
+        counted[""].exchanges += before.exchanges;
+        counted[""].shed += before.shed;
+      }
+      counted[reading.instance] = says;
       for (const auto& [name, now] : reading.report->sidecars)
         sessions += static_cast<int64_t>(now);
     }
@@ -960,6 +1180,12 @@ class Planner {
   size_t strays_ = 0;
   std::vector<Attachment> possible_attachments_;
 
+  size_t shadow_pods_ = 0;   // that are to have an intercept beside them
+  size_t ready_beside_ = 0;  // and have one that is ready
+  std::vector<std::string> listed_;
+  std::vector<Attachment> intercept_attachments_;
+  kube::SecretData intercept_leaf_;
+
   Plan plan_;
 };
 
@@ -993,6 +1219,54 @@ bool injects(const Mirror& mirror, const Json& status, const Abilities& abilitie
     if (type == "Ready" && condition.value("reason", "") == "DurationOver") return false;
   }
   return status.contains("conditions");  // not before the operator has judged it
+}
+
+std::string refusal_key(const Attachment& attachment) {
+  return "pod/" + to_text(attachment.pod);
+}
+
+InterceptSettings intercept_settings(const Mirror& mirror, std::vector<OwnTarget> targets,
+                                     const Settings& settings) {
+  return {.name = intercept_container_for(mirror.key),
+          .image = settings.intercept_image,
+          .image_pull_policy = settings.image_pull_policy,
+          .targets = std::move(targets),
+          .client_address = mirror.client_address == ClientAddress::pool
+                                ? "pool=" + mirror.client_address_pool
+                                : "preserve",
+          .member_of = intercept_address(mirror).host,
+          .tls_peer = sidecar_identity(mirror.key),
+          .secret = name_for(mirror.key),
+          .resources = mirror.resources};
+}
+
+std::vector<OwnTarget> targets_of_new_pod(const Mirror& mirror, const Json* service,
+                                          const Json& labels, const Json& spec) {
+  std::vector<OwnTarget> targets;
+  if (const auto* selector = std::get_if<Json>(&mirror.shadow)) {
+    if (selects(*selector, labels))
+      for (const net::ProductionPort port : mirror.ports)
+        targets.emplace_back(net::Port{port.number}, net::Port{mirror.shadow_port_of(port).number});
+    return targets;
+  }
+  const Json of_service = service ? service->value("spec", Json::object()) : Json::object();
+  const Json selector = of_service.value("selector", Json::object());
+  if (selector.empty() || !selects({{"matchLabels", selector}}, labels)) return targets;
+  for (const net::ProductionPort production : mirror.ports)
+    for (const Json& port : of_service.value("ports", Json::array())) {
+      const uint16_t number = port.value("port", uint16_t{0});
+      if (number != mirror.shadow_port_of(production).number) continue;
+      const Json at = port.value("targetPort", Json(number));
+      if (at.is_number())
+        targets.emplace_back(net::Port{production.number}, net::Port{at.get<uint16_t>()});
+      if (!at.is_string()) continue;
+      for (const Json& container : spec.value("containers", Json::array()))
+        for (const Json& declared : container.value("ports", Json::array()))
+          if (declared.value("name", "") == at)
+            targets.emplace_back(net::Port{production.number},
+                                 net::Port{declared.value("containerPort", uint16_t{0})});
+    }
+  return targets;
 }
 
 SidecarSettings sidecar_settings(const Mirror& mirror, const Settings& settings) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "operator/certificate_rotation.h"
+#include "operator/intercept_container.h"
 #include "operator/kube/events.h"
 #include "operator/kube/secret.h"
 #include "operator/mirror.h"
@@ -43,7 +44,9 @@ struct Observation {
   // What spec.shadow names.
   SharedJson shadow_service;
   SharedJson endpoints;
-  std::vector<SharedJson> shadow_pods;  // alive, of the selector
+  // Alive, of the selector or behind these endpoints, or with an intercept of this mirror in them;
+  // by name.
+  std::vector<SharedJson> shadow_pods;
 
   // All that carries this mirror's annotation, with the kinds' resources.
   struct Owned {
@@ -52,9 +55,10 @@ struct Observation {
   };
   std::vector<Owned> owned;
   std::vector<SharedJson> replay_pods;      // of Jobs, also those that have ended
-  std::vector<SharedJson> intercept_pods;   // alive
+  std::vector<SharedJson> intercept_pods;   // alive, of the Deployment
   std::map<std::string, Reading> readings;  // by the name of the intercept's pod
-  std::map<std::string, Refusal> refusals;  // by "objects", or "pod/NAME" for an attachment
+  // By "objects", or for an attachment by what refusal_key() says.
+  std::map<std::string, Refusal> refusals;
 
   kube::SecretData ca;
 };
@@ -64,11 +68,20 @@ struct Attachment {
   kube::Json container;
 };
 
-// Why a pod that the selector matches has no sidecar, or not the one that is wanted.
+std::string refusal_key(const Attachment& attachment);
+
+// Why a pod has no sidecar or intercept, or not the one that is wanted.
 struct PodProblem {
   std::string pod;
   std::string reason;
   std::string message;
+};
+
+// An intercept beside the shadow, whose status is to be read; without an address, no more.
+struct Beside {
+  kube::Key pod;
+  std::string address;
+  std::string instance;  // of a Reading
 };
 
 struct Plan {
@@ -77,6 +90,7 @@ struct Plan {
   // To be taken away, by what they are now.
   std::vector<Observation::Owned> surplus;
   std::vector<Attachment> attachments;
+  std::vector<Beside> beside;
   // Pods of the intercept whose annotation does not say yet that their configuration is this.
   std::string configuration;
   std::vector<kube::Key> to_notify;
@@ -88,12 +102,14 @@ struct Plan {
   // What the status was made out of.
   std::vector<Target> targets;
   std::vector<PodProblem> pod_problems;
+  std::vector<PodProblem> shadow_problems;
 };
 
 Plan plan_for(const Observation& seen, const Settings& settings, const Abilities& abilities,
               const CertificateLifetimes& lifetimes);
 
-// Whether sidecars get into pods when these are created, and not later.
+// Whether sidecars, and intercepts beside the shadow, get into pods when these are created, and not
+// later.
 bool is_mirrored_by_injection(const Mirror& mirror, const Abilities& abilities);
 
 // Whether an API server's refusal of a pod is Pod Security's, and what to do about that.
@@ -104,6 +120,12 @@ std::string pod_security_cure(const std::string& namespace_, const std::string& 
 // way, or not now.
 bool injects(const Mirror& mirror, const kube::Json& status, const Abilities& abilities);
 SidecarSettings sidecar_settings(const Mirror& mirror, const Settings& settings);
+InterceptSettings intercept_settings(const Mirror& mirror, std::vector<OwnTarget> targets,
+                                     const Settings& settings);
+// Where production's ports lead to in a pod that is being created; empty where it is none of the
+// shadow's. `service` is the one of spec.shadow, null where there is none.
+std::vector<OwnTarget> targets_of_new_pod(const Mirror& mirror, const kube::Json* service,
+                                          const kube::Json& labels, const kube::Json& spec);
 
 // Events that tell of the difference of two status: conditions that changed.
 struct Change {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "operator/attached_container.h"
 #include "operator/kube/informer.h"
 #include "operator/names.h"
 #include "operator/selector.h"
@@ -156,10 +157,13 @@ std::string revision_of(const Json& container) {
       skip = limit;
     }
   if (container.contains("env"))
-    for (const Json& variable : container["env"])
+    for (const Json& variable : container["env"]) {
       if (const auto secret = kube::text_at(variable, "/valueFrom/secretKeyRef/name");
           !secret.empty())
         text += secret + "\n";
+      if (variable.value("name", "") == identity_revision_variable)
+        text += variable.value("value", "");
+    }
   return hash_of(text);
 }
 

@@ -42,8 +42,8 @@ struct Container {
 std::vector<Container> containers_of(const kube::Json& pod, const std::string& name);
 
 // Of two containers with equal revisions, neither has to be replaced by the other: their fixed
-// arguments are equal, and the Secrets that they have variables from. The memory limit is not among
-// them, which running sidecars take over.
+// arguments, the Secrets that they have variables from, and identities that they can't replace, are
+// equal. The memory limit is not among them, which running sidecars take over.
 std::string revision_of(const kube::Json& container);
 
 // Neither ended nor about to.

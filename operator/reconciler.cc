@@ -90,7 +90,6 @@ class Reconciler::Implementation {
         options_(std::move(options)),
         events_(client, {.component = names::field_manager, .instance = options_.instance}),
         reader_({.interval = options_.report_interval,
-                 .port = options_.report_port,
                  .changed = [this](const Key& pod) { report_changed(pod); }}) {
     // Mirrors first: all others ask for them.
     mirrors_ =
@@ -103,8 +102,10 @@ class Reconciler::Implementation {
       shadow_changed(key);
       owned_changed(*services_, key);
     });
-    endpoints_ = follow(resources::endpoints, project_endpoints,
-                        [this](const Key& key) { shadow_changed(key); });
+    endpoints_ = follow(resources::endpoints, project_endpoints, [this](const Key& key) {
+      shadow_changed(key);
+      owned_changed(*endpoints_, key);
+    });
     const auto& budgets = options_.abilities.policy_v1 ? resources::disruption_budgets
                                                        : resources::disruption_budgets_beta;
     for (const kube::Resource& resource :
@@ -161,26 +162,25 @@ class Reconciler::Implementation {
     workers_.clear();
   }
 
-  std::vector<Injection> sidecars_for(const NewPod& pod) const {
-    std::vector<Injection> injections;
+  std::vector<Injection> injections_for(const NewPod& pod) const {
     const SharedJson space = namespaces_->get({"", pod.namespace_});
-    if (!space || pod_security_forbids(*space)) return injections;
-    std::vector<std::pair<std::shared_ptr<const ParsedMirror>, bool>> selecting;
+    if (!space || pod_security_forbids(*space)) return {};
+    const InjectedAs form =
+        options_.abilities.native_sidecars ? InjectedAs::native_sidecar : InjectedAs::container;
+    std::vector<Injection> injections;
+    std::vector<std::pair<Parsed, bool>> selecting;
     for (const auto& parsed : mirrors_of(pod.namespace_)) {
       const Mirror& mirror = parsed->mirror;
-      const SharedJson object = mirrors_->get(mirror.key);
-      if (!object || !parsed->problem.empty() || !selects(mirror.selector, pod.labels)) continue;
-      const bool active =
-          injects(mirror, object->value("status", Json::object()), options_.abilities);
+      if (!parsed->problem.empty() || !selects(mirror.selector, pod.labels)) continue;
+      const bool active = injects_now(mirror);
       const bool taken = std::any_of(selecting.begin(), selecting.end(), [&](const auto& earlier) {
         return earlier.second && shares_port(earlier.first->mirror, mirror);
       });
       if (active && !taken)
-        injections.push_back({sidecar_settings(mirror, options_.settings),
-                              options_.abilities.native_sidecars ? InjectedAs::native_sidecar
-                                                                 : InjectedAs::container});
+        injections.push_back({sidecar_settings(mirror, options_.settings), form});
       selecting.emplace_back(parsed, active);
     }
+    if (auto intercept = intercept_for(pod)) injections.push_back({*std::move(intercept), form});
     return injections;
   }
 
@@ -263,6 +263,39 @@ class Reconciler::Implementation {
       queue->add(mirror);
   }
 
+  bool injects_now(const Mirror& mirror) const {
+    const SharedJson object = mirrors_->get(mirror.key);
+    return object && injects(mirror, object->value("status", Json::object()), options_.abilities);
+  }
+
+  // Of the oldest mirror that has the pod for its shadow: a network namespace has room for one.
+  std::optional<InterceptSettings> intercept_for(const NewPod& pod) const {
+    std::vector<Parsed> mirrors;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const auto& [key, parsed] : parsed_)
+        if (parsed->mirror.shadow_namespace == pod.namespace_ && parsed->problem.empty() &&
+            parsed->mirror.is_intercepted_beside())
+          mirrors.push_back(parsed);
+    }
+    std::sort(mirrors.begin(), mirrors.end(), is_older);
+    for (const Parsed& parsed : mirrors) {
+      const Mirror& mirror = parsed->mirror;
+      const auto* named = std::get_if<ShadowService>(&mirror.shadow);
+      const SharedJson service =
+          named ? services_->get({mirror.shadow_namespace, named->name}) : nullptr;
+      auto targets = targets_of_new_pod(mirror, service.get(), pod.labels, pod.spec);
+      if (!targets.empty() && injects_now(mirror))
+        return intercept_settings(mirror, std::move(targets), options_.settings);
+    }
+    return std::nullopt;
+  }
+
+  static bool is_older(const Parsed& a, const Parsed& b) {
+    return std::pair(a->mirror.created, a->mirror.key) <
+           std::pair(b->mirror.created, b->mirror.key);
+  }
+
   // Mirrors of a production namespace, in order of their age.
   std::vector<Parsed> mirrors_of(const std::string& namespace_) const {
     std::vector<Parsed> found;
@@ -272,10 +305,7 @@ class Reconciler::Implementation {
            at != parsed_.end() && at->first.namespace_ == namespace_; ++at)
         found.push_back(at->second);
     }
-    std::sort(found.begin(), found.end(), [](const Parsed& a, const Parsed& b) {
-      return std::pair(a->mirror.created, a->mirror.key) <
-             std::pair(b->mirror.created, b->mirror.key);
-    });
+    std::sort(found.begin(), found.end(), is_older);
     return found;
   }
 
@@ -363,9 +393,9 @@ class Reconciler::Implementation {
       add(intercept_of, crowd);
       return;
     }
-    if (!pod) reader_.follow(key, "", "");
+    if (!pod) reader_.forget(key);
     add_where(key.namespace_, [&](const Mirror& mirror) {
-      if (!pod) return true;
+      if (!pod || is_beside(mirror, key, *pod)) return true;
       if (mirror.key.namespace_ == key.namespace_ &&
           (selects(mirror.selector, labels_of(*pod)) ||
            !containers_of(*pod, name_for(mirror.key)).empty()))
@@ -379,12 +409,27 @@ class Reconciler::Implementation {
     int64_t restarts = 0;
     for (const Json& status : pod.value("/status/containerStatuses"_json_pointer, Json::array()))
       restarts += status.value("restartCount", int64_t{0});
-    reader_.follow(key, is_alive(pod) ? kube::text_at(pod, "/status/podIP") : "",
+    reader_.follow(key, is_alive(pod) ? kube::text_at(pod, "/status/podIP") : "", http_port,
                    kube::text_at(pod, "/metadata/uid") + "/" + std::to_string(restarts));
   }
 
-  void report_changed(const Key& pod) {
-    if (const SharedJson object = pods_->get(pod)) add(mirror_of(*object));
+  // An intercept of this mirror's is in that pod of the shadow's.
+  static bool is_beside(const Mirror& mirror, const Key& key, const Json& pod) {
+    return mirror.shadow_namespace == key.namespace_ &&
+           !containers_of(pod, intercept_container_for(mirror.key)).empty();
+  }
+
+  void report_changed(const Key& key) {
+    const SharedJson pod = pods_->get(key);
+    if (!pod) return;
+    if (const Key mirror = mirror_of(*pod); !mirror.name.empty()) return add(mirror);
+    bool any = false;
+    add_where(key.namespace_, [&](const Mirror& mirror) {
+      const bool its = is_beside(mirror, key, *pod);
+      any = any || its;
+      return its;
+    });
+    if (!any) reader_.forget(key);  // of a mirror that is gone, or leads elsewhere now
   }
 
   void shadow_changed(const Key& key) {
@@ -446,8 +491,9 @@ class Reconciler::Implementation {
     for (const auto& [resource, informer] : owned_)
       for (const SharedJson& object : informer->list())
         if (const Key mirror = mirror_of(*object); !mirror.name.empty()) queue.add(mirror);
-    for (const SharedJson& object : services_->list())
-      if (const Key mirror = mirror_of(*object); !mirror.name.empty()) queue.add(mirror);
+    for (const auto* informer : {services_.get(), endpoints_.get()})
+      for (const SharedJson& object : informer->list())
+        if (const Key mirror = mirror_of(*object); !mirror.name.empty()) queue.add(mirror);
   }
 
   // Counts a write, and logs one that failed.
@@ -465,8 +511,10 @@ class Reconciler::Implementation {
     for (const auto& [resource, informer] : owned_)
       for (const SharedJson& object : informer->list())
         if (mirror_of(*object) == mirror) found.push_back({resource, object});
-    for (const SharedJson& object : services_->list())
-      if (mirror_of(*object) == mirror) found.push_back({resources::services, object});
+    for (const auto& [resource, informer] : {std::pair(resources::services, services_.get()),
+                                             {resources::endpoints, endpoints_.get()}})
+      for (const SharedJson& object : informer->list())
+        if (mirror_of(*object) == mirror) found.push_back({resource, object});
     return found;
   }
 
@@ -501,6 +549,7 @@ class Reconciler::Implementation {
       seen.shadow_service = services_->get({mirror.shadow_namespace, service->name});
       seen.endpoints = endpoints_->get({mirror.shadow_namespace, service->name});
     }
+    const std::set<std::string> addresses = addresses_in(seen.endpoints);
     for (const SharedJson& pod : pods_->list(mirror.shadow_namespace)) {
       if (!is_alive(*pod) || is_replay(*pod)) continue;
       const auto* selector = std::get_if<Json>(&mirror.shadow);
@@ -508,10 +557,18 @@ class Reconciler::Implementation {
         seen.intercept_pods.push_back(pod);
         const Key key = kube::key_of(*pod);
         if (const auto reading = reader_.get(key)) seen.readings[key.name] = *reading;
-      } else if (readable && selector && selects(*selector, labels_of(*pod))) {
+      } else if ((readable && selector && selects(*selector, labels_of(*pod))) ||
+                 addresses.contains(kube::text_at(*pod, "/status/podIP")) ||
+                 is_beside(mirror, kube::key_of(*pod), *pod)) {
         seen.shadow_pods.push_back(pod);
+        const Key key = kube::key_of(*pod);
+        if (const auto reading = reader_.get(key)) seen.readings[key.name] = *reading;
       }
     }
+    std::sort(seen.shadow_pods.begin(), seen.shadow_pods.end(),
+              [](const SharedJson& a, const SharedJson& b) {
+                return kube::key_of(*a) < kube::key_of(*b);
+              });
     seen.owned = owned_by(mirror.key);
     {
       const std::lock_guard lock(mutex_);
@@ -520,6 +577,15 @@ class Reconciler::Implementation {
     }
     seen.ca = ca();
     return seen;
+  }
+
+  static std::set<std::string> addresses_in(const SharedJson& endpoints) {
+    std::set<std::string> addresses;
+    if (endpoints)
+      for (const Json& subset : endpoints->value("subsets", Json::array()))
+        for (const Json& address : subset.value("addresses", Json::array()))
+          addresses.insert(address.value("ip", ""));
+    return addresses;
   }
 
   kube::SecretData ca() const {
@@ -540,6 +606,8 @@ class Reconciler::Implementation {
     const Observation seen = observe(object);
     const Plan plan = plan_for(seen, options_.settings, options_.abilities, options_.lifetimes);
     if (plan.add_finalizer) return add_finalizer(*object);
+    for (const Beside& beside : plan.beside)
+      reader_.follow(beside.pod, beside.address, beside_http_port, beside.instance);
     bool done = apply_all(key, seen, plan);
     done = remove_all(plan.surplus) && done;
     done = notify(plan) && done;
@@ -642,7 +710,7 @@ class Reconciler::Implementation {
                         {{"spec", {{"ephemeralContainers", Json::array({attachment.container})}}}},
                         kube::PatchType::strategic, "ephemeralcontainers");
       const bool well = wrote(result, "attaching to pod " + to_text(attachment.pod), true);
-      set_refusal(mirror, "pod/" + attachment.pod.name, well ? nullptr : &result.error());
+      set_refusal(mirror, refusal_key(attachment), well ? nullptr : &result.error());
       if (!well) add(mirror);  // its status says why
       done = well && done;
     }
@@ -811,8 +879,8 @@ void Reconciler::lead() {
 void Reconciler::follow() {
   implementation_->stop_leading();
 }
-std::vector<Injection> Reconciler::sidecars_for(const NewPod& pod) const {
-  return implementation_->sidecars_for(pod);
+std::vector<Injection> Reconciler::injections_for(const NewPod& pod) const {
+  return implementation_->injections_for(pod);
 }
 void Reconciler::on_webhook_identity(std::function<void(const KeyPair&)> use) {
   implementation_->on_webhook_identity(std::move(use));

@@ -32,7 +32,6 @@ class Reconciler {
     std::string webhook;
     std::string webhook_host;  // what the API server calls it by
     std::chrono::milliseconds report_interval = std::chrono::seconds(5);
-    uint16_t report_port = http_port;
     // Counters alone are written into the status no more often than this.
     std::chrono::seconds counters_interval = std::chrono::seconds(10);
     int workers = 4;
@@ -54,7 +53,7 @@ class Reconciler {
   void follow();
 
   // What a pod that is about to be created gets. From any thread.
-  std::vector<Injection> sidecars_for(const NewPod& pod) const;
+  std::vector<Injection> injections_for(const NewPod& pod) const;
 
   // The webhook's certificate, as soon as there is one, and whenever it is another; on a thread of
   // this, one call at a time. Set before lead().

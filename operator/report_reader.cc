@@ -19,7 +19,7 @@ ReportReader::~ReportReader() {
   threads_.clear();
 }
 
-void ReportReader::follow(const kube::Key& pod, const std::string& address,
+void ReportReader::follow(const kube::Key& pod, const std::string& address, uint16_t port,
                           const std::string& instance) {
   {
     const std::lock_guard lock(mutex_);
@@ -29,7 +29,7 @@ void ReportReader::follow(const kube::Key& pod, const std::string& address,
     }
     Followed& followed = followed_[pod];
     if (followed.address == address && followed.reading.instance == instance) return;
-    followed = {address, {std::nullopt, "not read yet", instance}};
+    followed = {address, port, {std::nullopt, "not read yet", instance}};
   }
   queue_.add(pod);
 }
@@ -44,7 +44,7 @@ std::optional<Reading> ReportReader::get(const kube::Key& pod) const {
 Reading ReportReader::read(const Followed& followed) const {
   Reading reading;
   reading.instance = followed.reading.instance;
-  httplib::Client http(followed.address, options_.port);
+  httplib::Client http(followed.address, followed.port);
   http.set_connection_timeout(options_.timeout);
   http.set_read_timeout(options_.timeout);
   std::string body;

@@ -21,7 +21,6 @@ class ReportReader {
     std::chrono::milliseconds interval = std::chrono::seconds(5);
     std::chrono::milliseconds timeout = std::chrono::seconds(2);  // for each reading
     int threads = 4;
-    uint16_t port = 0;
     // On one of the threads, when a reading is another than the one before.
     std::function<void(const kube::Key& pod)> changed{};
   };
@@ -34,12 +33,15 @@ class ReportReader {
 
   // From any thread. `address` is the pod's; without one it is not read, and what was read of it is
   // forgotten.
-  void follow(const kube::Key& pod, const std::string& address, const std::string& instance);
+  void follow(const kube::Key& pod, const std::string& address, uint16_t port,
+              const std::string& instance);
+  void forget(const kube::Key& pod) { follow(pod, "", 0, ""); }
   std::optional<Reading> get(const kube::Key& pod) const;
 
  private:
   struct Followed {
     std::string address;
+    uint16_t port = 0;
     Reading reading;
   };
   void run();

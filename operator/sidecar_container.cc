@@ -11,7 +11,6 @@ namespace {
 
 using kube::Json;
 
-constexpr const char* identity_directory = "/etc/trafficmirror/tls";
 constexpr const char* capture_directory = "/capture";
 constexpr const char* termination_message = "/dev/termination-log";  // Kubernetes' default
 
@@ -41,10 +40,6 @@ std::string quantity(uint64_t bytes) {
   return std::to_string(bytes);
 }
 
-Json variable_from_secret(const char* name, const std::string& secret, const char* key) {
-  return {{"name", name}, {"valueFrom", {{"secretKeyRef", {{"name", secret}, {"key", key}}}}}};
-}
-
 // Within the volume. The Secret is named in it, so that the container's arguments are others when
 // it is another Secret.
 std::string credentials_path(const SidecarSettings& settings) {
@@ -68,21 +63,12 @@ Json common(const SidecarSettings& settings) {
   if (!settings.idle_timeout.empty()) add("--idle-timeout", settings.idle_timeout);
   if (!settings.response_timeout.empty()) add("--response-timeout", settings.response_timeout);
 
-  Json container = {
-      {"name", settings.name},
-      {"image", settings.image},
-      {"args", std::move(args)},
-      {"env", Json::array({{{"name", "POD_NAME"},
-                            {"valueFrom", {{"fieldRef", {{"fieldPath", "metadata.name"}}}}}}})},
-      {"securityContext",
-       {{"capabilities", {{"drop", Json::array({"ALL"})}}},
-        {"allowPrivilegeEscalation", false},
-        {"privileged", false},
-        {"readOnlyRootFilesystem", true},
-        {"seccompProfile", {{"type", "RuntimeDefault"}}}}}};
-  if (!settings.image_pull_policy.empty())
-    container["imagePullPolicy"] = settings.image_pull_policy;
-  return container;
+  return attached_container({.name = settings.name,
+                             .image = settings.image,
+                             .image_pull_policy = settings.image_pull_policy,
+                             .capabilities = {"NET_RAW"},
+                             .args = std::move(args),
+                             .env = Json::array({variable_from_pod("POD_NAME", "metadata.name")})});
 }
 
 // Beside production.
@@ -90,28 +76,14 @@ Json container(const SidecarSettings& settings) {
   Json container = common(settings);
   // A pod that ends is served until its last connection does.
   container["args"].push_back("--outlive-production");
-  Json& security = container["securityContext"];
-  security["capabilities"]["add"] = Json::array({"NET_RAW"});
-  // A capability that is added takes effect only for root, whatever the pod says of its containers
-  // in general.
-  security["runAsUser"] = 0;
-  security["runAsNonRoot"] = false;
   return container;
 }
 
-void mount_identity(const SidecarSettings& settings, Json& container) {
-  for (const auto& [flag, file] : {std::pair("--tls-certificate", "/tls.crt"),
-                                   {"--tls-key", "/tls.key"},
-                                   {"--tls-ca", "/ca.crt"}}) {
-    container["args"].push_back(flag);
-    container["args"].push_back(std::string(identity_directory) + file);
-  }
-  if (!settings.logins_secret.empty()) {
-    container["args"].push_back("--credentials");
-    container["args"].push_back(std::string(identity_directory) + "/" + credentials_path(settings));
-  }
-  container["volumeMounts"].push_back(
-      {{"name", settings.name}, {"mountPath", identity_directory}, {"readOnly", true}});
+void take_secrets_from_files(const SidecarSettings& settings, Json& container) {
+  take_identity_from_files(container, settings.name);
+  if (settings.logins_secret.empty()) return;
+  container["args"].push_back("--credentials");
+  container["args"].push_back(std::string(identity_directory) + "/" + credentials_path(settings));
 }
 
 Json volume_of_secrets(const SidecarSettings& settings, int mode, bool optional) {
@@ -138,19 +110,16 @@ Json ephemeral_container(const SidecarSettings& settings) {
   Json ephemeral = container(settings);
   ephemeral["args"].push_back("--give-up-after");
   ephemeral["args"].push_back(std::to_string(settings.give_up_after.count()) + "s");
-  Json& env = ephemeral["env"];
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CERTIFICATE", settings.secret, "tls.crt"));
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_KEY", settings.secret, "tls.key"));
-  env.push_back(variable_from_secret("TRAFFICMIRROR_TLS_CA", settings.secret, "ca.crt"));
+  take_identity_from_environment(ephemeral, settings.secret);
   if (!settings.logins_secret.empty())
-    env.push_back(variable_from_secret("TRAFFICMIRROR_CREDENTIALS", settings.logins_secret,
-                                       names::credentials));
+    ephemeral["env"].push_back(variable_from_secret("TRAFFICMIRROR_CREDENTIALS",
+                                                    settings.logins_secret, names::credentials));
   return ephemeral;
 }
 
 Json injected_container(const SidecarSettings& settings, InjectedAs form, Requests requests) {
   Json injected = container(settings);
-  mount_identity(settings, injected);
+  take_secrets_from_files(settings, injected);
   injected["args"].push_back("--stay");
   Json limits = {{"cpu", cpu_limit}, {"memory", quantity(settings.memory_limit + other_memory)}};
   Json requested = {{"cpu", requested_cpu}, {"memory", requested_memory}};
@@ -167,7 +136,7 @@ Json identity_volume(const SidecarSettings& settings) {
 
 Json replaying_pod(const SidecarSettings& settings, const Capture& capture) {
   Json replay = common(settings);
-  mount_identity(settings, replay);
+  take_secrets_from_files(settings, replay);
   const auto add = [&](const char* flag, const std::string& value) {
     replay["args"].push_back(flag);
     replay["args"].push_back(value);
@@ -184,6 +153,7 @@ Json replaying_pod(const SidecarSettings& settings, const Capture& capture) {
   replay["volumeMounts"].push_back(
       {{"name", claim_volume}, {"mountPath", capture_directory}, {"readOnly", true}});
   Json& security = replay["securityContext"];
+  security["capabilities"].erase("add");
   security["runAsUser"] = security["runAsGroup"] = replaying_user;
   security["runAsNonRoot"] = true;
   replay["resources"] = {

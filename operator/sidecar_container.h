@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "net/address.h"
+#include "operator/attached_container.h"
 #include "operator/kube/object.h"
 #include "operator/mirror.h"
 
@@ -36,17 +37,6 @@ struct SidecarSettings {
 // since it can mount nothing that the pod has not. The kubelet waits with it until the Secrets are
 // there.
 kube::Json ephemeral_container(const SidecarSettings& settings);
-
-enum class InjectedAs {
-  container,       // among the pod's containers
-  native_sidecar,  // among its init containers, with restartPolicy Always (from 1.29 on)
-};
-enum class Requests {
-  little,
-  // As much as its limits, as every container of a pod of class Guaranteed has to, or the pod
-  // would lose that class.
-  limits,
-};
 
 // For a pod that is being created; identity_volume() has to be among its volumes.
 kube::Json injected_container(const SidecarSettings& settings, InjectedAs form, Requests requests);

@@ -123,23 +123,27 @@ void inject(const Json& spec, const std::vector<Injection>& injections, Patch& p
     return;  // its interfaces carry the traffic of others too; the mirror's status says so
   const Requests requests = requests_for(spec);
   for (const auto& [settings, form] : injections) {
-    if (has_named(field(spec, "containers"), settings.name) ||
-        has_named(field(spec, "initContainers"), settings.name))
+    const std::string name = std::visit([](const auto& one) { return one.name; }, settings);
+    if (has_named(field(spec, "containers"), name) ||
+        has_named(field(spec, "initContainers"), name))
       continue;
-    Json container = injected_container(settings, form, requests);
+    Json container = std::visit(
+        [&, as = form](const auto& one) { return injected_container(one, as, requests); },
+        settings);
     if (form == InjectedAs::native_sidecar)
       patch.prepend("initContainers", std::move(container));
     else
       patch.append("containers", std::move(container));
-    if (!has_named(field(spec, "volumes"), settings.name))
-      patch.append("volumes", identity_volume(settings));
-    review.injected.push_back(settings.name);
+    if (!has_named(field(spec, "volumes"), name))
+      patch.append("volumes",
+                   std::visit([](const auto& one) { return identity_volume(one); }, settings));
+    review.injected.push_back(name);
   }
 }
 
 }  // namespace
 
-Review review(const std::string& request_text, const SidecarsFor& sidecars_for) {
+Review review(const std::string& request_text, const InjectionsFor& injections_for) {
   Review review;
   const Json root = Json::parse(request_text, nullptr, false);
   const Json& request = field(root, "request");
@@ -161,15 +165,17 @@ Review review(const std::string& request_text, const SidecarsFor& sidecars_for) 
       const Json labels = texts_of(field(metadata, "labels"));
       const Json& spec = field(field(request, "object"), "spec");
       Patch patch(spec);
-      inject(spec, sidecars_for({.namespace_ = namespace_, .name = name, .labels = labels}), patch,
-             review);
+      inject(
+          spec,
+          injections_for({.namespace_ = namespace_, .name = name, .labels = labels, .spec = spec}),
+          patch, review);
       if (!patch.operations().empty()) {
         response["patchType"] = "JSONPatch";
         response["patch"] = kube::encode_base64(patch.operations().dump());
       }
     } catch (const std::exception& error) {
       review.injected.clear();
-      review.problem = std::string("the sidecars could not be made out: ") + error.what();
+      review.problem = std::string("the containers could not be made out: ") + error.what();
     }
   }
   review.answer =

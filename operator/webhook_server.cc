@@ -85,8 +85,8 @@ std::string webhook_dns_name(const kube::Key& service) {
 
 class WebhookServer::Implementation {
  public:
-  Implementation(const net::HostPort& address, SidecarsFor sidecars_for)
-      : sidecars_for_(std::move(sidecars_for)),
+  Implementation(const net::HostPort& address, InjectionsFor injections_for)
+      : injections_for_(std::move(injections_for)),
         server_([this](SSL_CTX& context) { return set_up_tls(context); }) {
     if (!server_.is_valid()) throw program::StartError("OpenSSL can't be set up for the webhook");
     configure();
@@ -171,7 +171,7 @@ class WebhookServer::Implementation {
   }
 
   void answer(const std::string& request, httplib::Response& response) {
-    const Review result = review(request, sidecars_for_);
+    const Review result = review(request, injections_for_);
     if (!result.problem.empty()) {
       ++problems_;
       spdlog::warn("webhook: pod {}: {}", result.pod.empty() ? "(unknown)" : result.pod,
@@ -206,7 +206,7 @@ class WebhookServer::Implementation {
     port_ = {static_cast<uint16_t>(port)};
   }
 
-  const SidecarsFor sidecars_for_;
+  const InjectionsFor injections_for_;
   std::mutex identity_mutex_;
   std::shared_ptr<const Identity> identity_;
   std::atomic<uint64_t> injected_{0}, untouched_{0}, problems_{0}, injections_{0};
@@ -215,8 +215,8 @@ class WebhookServer::Implementation {
   std::thread thread_;
 };
 
-WebhookServer::WebhookServer(const net::HostPort& address, SidecarsFor sidecars_for)
-    : implementation_(std::make_unique<Implementation>(address, std::move(sidecars_for))) {}
+WebhookServer::WebhookServer(const net::HostPort& address, InjectionsFor injections_for)
+    : implementation_(std::make_unique<Implementation>(address, std::move(injections_for))) {}
 
 WebhookServer::~WebhookServer() = default;
 

@@ -21,10 +21,10 @@ std::string webhook_dns_name(const kube::Key& service);
 
 class WebhookServer {
  public:
-  // Serves on threads of its own until its end, from which on `sidecars_for` is not called any
+  // Serves on threads of its own until its end, from which on `injections_for` is not called any
   // more; nobody before there is a certificate. Port 0 is any free one. Throws program::StartError
   // where `address` can't be bound.
-  WebhookServer(const net::HostPort& address, SidecarsFor sidecars_for);
+  WebhookServer(const net::HostPort& address, InjectionsFor injections_for);
   // Waits for the requests at hand, no longer than a few seconds.
   ~WebhookServer();
   WebhookServer(const WebhookServer&) = delete;

@@ -41,7 +41,7 @@ user root;
 error_log stderr;
 events {{}}
 http {{
-  log_format id "$hostname $request_uri";
+  log_format id "$hostname $remote_addr:$remote_port $request_uri";
   access_log {LOG}/requests.log id;
   server {{ listen 8080; location / {{ return 200 "$request_uri\\n"; }} }}
 }}
@@ -288,6 +288,11 @@ class ClusterTest(unittest.TestCase):
         with open(path) as file:
             return re.findall(r" (/request-\d+)\n", file.read())
 
+    def clients(self, name):
+        """By request, the address and port that a server saw it come from."""
+        with open(os.path.join(self.logs[name], "requests.log")) as file:
+            return {path: client for client, path in re.findall(r" (\S+) (/request-\d+)\n", file.read())}
+
     def pod(self, namespace, selector):
         pods = self.cluster.get("pods", "-n", namespace, "-l", selector)
         self.assertEqual(len(pods), 1)
@@ -530,7 +535,15 @@ class ClusterTest(unittest.TestCase):
         self.step("the node of shadow and intercept was killed and came back: " +
                   self.assert_accounts(self.kill_node, self.counted_by_sidecar))
 
+        preserved_from = self.load.sent
+        self.step("the shadow was to see its clients' addresses: " + self.assert_accounts(
+            lambda: self.preserve(attaches), self.counted_by_sidecar))
+        self.assert_clients_are_true(preserved_from)
+        self.assert_rights()
+
         cluster.kubectl("delete", "tm", "-n", "shop", "checkout-v2", "--timeout=90s")
+        wait_until(lambda: not self.loop_of_shadow(), self.loop_of_shadow, 60, 0.5)
+        self.step("the mirror is deleted, and the shadow's network as it was")
         self.replay_what_is_recorded()
         self.load.end()
         self.assertEqual(self.load.failures, [])
@@ -673,6 +686,50 @@ class ClusterTest(unittest.TestCase):
         self.cluster.kubectl("-n", "shop-shadow", "set", "env", "deployment/checkout-v2",
                              "VERSION=3")
         self.wait_for_rollout("shop-shadow", "checkout-v2")
+
+    def preserve(self, attaches):
+        """What a user does for it: the field, and where pods can't be attached to, their labels."""
+        if not attaches:
+            inject = "trafficmirror.dev/inject"
+            self.cluster.kubectl("label", "namespace", "shop-shadow", f"{inject}=enabled")
+        self.cluster.kubectl("-n", "shop", "patch", "tm", "checkout-v2", "--type=merge", "-p",
+                             json.dumps({"spec": {"clientAddress": "Preserve"}}))
+        if not attaches:
+            wait_until(lambda: "RestartNeeded" in str(self.ready()) or
+                       "PodsNotLabelled" in str(self.ready()),
+                       lambda: f"it asks for new pods: {self.ready()}", 60, 0.5)
+            self.cluster.kubectl("-n", "shop-shadow", "patch", "deployment", "checkout-v2", "-p",
+                                 json.dumps({"spec": {"template": {"metadata": {
+                                     "labels": {inject: "enabled"}}}}}))
+            self.wait_for_rollout("shop-shadow", "checkout-v2")
+        wait_until(lambda: "1 of 1 shadow pods" in str(self.conditions()),
+                   lambda: f"an intercept beside the shadow: {self.conditions()}", 120, 0.5)
+
+    def conditions(self):
+        return self.cluster.get("tm", "-n", "shop", "checkout-v2")["status"]["conditions"]
+
+    def loop_of_shadow(self):
+        """The interfaces and rules of an intercept's in the shadow's pod."""
+        pod = self.pod("shop-shadow", "app=checkout-v2")["metadata"]["name"]
+        said = [self.cluster.kubectl("exec", "-n", "shop-shadow", pod, "-c", "app", "--",
+                                     "/bin/busybox", "ip", *what) for what in (["link"], ["rule"])]
+        return re.findall(r"(?m)^.*(?:trafficmirror|7443).*$", "".join(said))
+
+    def assert_clients_are_true(self, since):
+        """Of mirrored requests; and other clients are served as ever, themselves too."""
+        self.assertTrue(self.loop_of_shadow())
+        production, shadow = self.clients("checkout"), self.clients("checkout-v2")
+        both = sorted((int(path.rpartition("-")[2]), path) for path in production if path in shadow)
+        true = [path for number, path in both if number > since and production[path] == shadow[path]]
+        # Those of the first seconds went by way of the Deployment.
+        self.assertGreater(len(true), 200)
+        self.assertEqual(true[-200:], [path for _, path in both[-200:]])
+        address = self.pod("shop-shadow", "app=checkout-v2")["status"]["podIP"]
+        connection = http.client.HTTPConnection(address, 8080, timeout=5)
+        connection.request("GET", "/ordinary")
+        self.assertEqual(connection.getresponse().read(), b"/ordinary\n")
+        connection.close()
+        self.step(f"the shadow saw the true address and port of {len(true)} requests' clients")
 
     def kill_node(self):
         self.cluster.kubectl("-n", "shop", "patch", "tm", "checkout-v2", "--type=merge", "-p",

@@ -7,12 +7,13 @@ import re
 import threading
 
 PORT = 9464
+BESIDE_PORT = 19465  # in pods of the shadow
 
 
 class FakeIntercept:
-    """On an address of loopback of its own. What it says may be set at any time."""
+    """On that address, or on one of loopback of its own. What it says may be set at any time."""
 
-    def __init__(self):
+    def __init__(self, address=None, port=PORT):
         self.targets = []  # "8080=10.0.0.5:8080"
         self.problem = ""  # why the reply path does not hold
         self.sidecars = set()  # names of their pods
@@ -24,11 +25,13 @@ class FakeIntercept:
         self._server = None
         while self._server is None:
             # Others may have theirs on this machine.
-            self.address = "127.{}.{}.{}".format(*(random.randrange(1, 255) for _ in range(3)))
+            self.address = address or "127.{}.{}.{}".format(
+                *(random.randrange(1, 255) for _ in range(3)))
             try:
-                self._server = http.server.ThreadingHTTPServer((self.address, PORT), handler)
+                self._server = http.server.ThreadingHTTPServer((self.address, port), handler)
             except OSError:
-                pass
+                if address:
+                    raise
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

@@ -9,7 +9,7 @@ import json
 import threading
 import zlib
 
-from intercept import FakeIntercept
+from intercept import BESIDE_PORT, FakeIntercept
 from rest import ApiError, Follower, key_of
 
 DEPLOYMENTS, PODS, SERVICES = "apps/v1/deployments", "v1/pods", "v1/services"
@@ -22,8 +22,13 @@ TEMPLATE = "test.example/template"
 
 
 class Kubelet:
-    def __init__(self, client):
+    """`own_network`: pods' addresses are this machine's, so that intercepts are played on them, and
+    beside the shadow too."""
+
+    def __init__(self, client, own_network=False):
         self._client = client
+        self._own_network = own_network
+        self._beside = {}  # intercepts in pods of the shadow, by the pod's UID
         self._lock = threading.RLock()
         self._images = {}  # those that can't be had: (reason, message)
         self._ended = {}  # (namespace, pod, container): (exit code, reason)
@@ -44,7 +49,7 @@ class Kubelet:
         self._look()
         self._thread.join(10)
         self._follower.stop()
-        for intercept in self._intercepts.values():
+        for intercept in (*self._intercepts.values(), *self._beside.values()):
             intercept.close()
 
     # --- what tests may ask for -----------------------------------------------------------------
@@ -115,6 +120,8 @@ class Kubelet:
             gone = [uid for uid in self._intercepts if uid not in alive]
             for uid in gone:
                 self._intercepts.pop(uid).close()
+            for uid in [uid for uid in self._beside if uid not in alive]:
+                self._beside.pop(uid).close()
         stopped = self._configure(seen[PODS], seen[CONFIG_MAPS])
         for pod in seen[PODS]:
             self._run_pod(pod, stopped)
@@ -218,13 +225,16 @@ class Kubelet:
         uid = pod["metadata"]["uid"]
         with self._lock:
             if uid not in self._addresses:
+                number = len(self._addresses) + 1
+                self._addresses[uid] = f"10.244.{number >> 8 & 255}.{number & 255}"
                 if is_intercept(pod):
-                    self._intercepts[uid] = FakeIntercept()
+                    self._intercepts[uid] = FakeIntercept(
+                        self._addresses[uid] if self._own_network else None)
                     self._addresses[uid] = self._intercepts[uid].address
-                else:
-                    number = len(self._addresses) + 1
-                    self._addresses[uid] = f"10.244.{number >> 8 & 255}.{number & 255}"
             address = self._addresses[uid]
+            if self._own_network and uid not in self._beside and has_intercept_beside(pod):
+                self._beside[uid] = FakeIntercept(address, BESIDE_PORT)
+                self._beside[uid].targets = [f"8080={address}:8080"]
             intercept = self._intercepts.get(uid)
 
             def state_of(container):
@@ -292,6 +302,8 @@ class Kubelet:
             if intercept is not None:
                 connected = intercept.is_ready() and name not in stopped
                 intercept.sidecars = sidecars.get(name, set()) if connected else set()
+        for intercept in self._beside.values():
+            intercept.sidecars = set().union(*sidecars.values())
 
     # --- Services
 
@@ -333,6 +345,12 @@ def owner_of(pod):
 
 def is_intercept(pod):
     return labels_of(pod).get(COMPONENT) == "intercept"
+
+
+def has_intercept_beside(pod):
+    return any(c["name"].startswith("trafficmirror-intercept-")
+               for field in ("containers", "initContainers", "ephemeralContainers")
+               for c in pod["spec"].get(field, ()))
 
 
 def base_name(container):

@@ -29,7 +29,7 @@ def rights(table, name=None):
 OF_MIRRORS = rights("""
     trafficmirror.dev/trafficmirrors: list watch patch
     trafficmirror.dev/trafficmirrors/status: patch
-    /endpoints: list watch
+    /endpoints: list watch create patch delete
     /pods: list watch patch
     /pods/ephemeralcontainers: patch
     /services: list watch create patch delete

@@ -223,10 +223,12 @@ class Watched(Case):
         with release.operator(url=proxy.url) as operator:
             wait_until(ca_bundle, "the CA", 30)
             call_at(operator.webhook_url)
-            mirror.consent()
             mirror.apply()
+            mirror.patch({"clientAddress": "Preserve"})
+            mirror.consent()
             wait_until(lambda: intercepts_of(server), "the intercept", 30)
             name = intercepts_of(server)[0]["metadata"]["name"]
+            mirror.patch({"clientAddress": "Masquerade"})
             wait_until(lambda: server.client.find("v1/secrets", f"{name}-sidecar", "shop"),
                        "the sidecars' Secret", 30)
             server.client.create(workload("checkout", "shop", {"app": "checkout"},

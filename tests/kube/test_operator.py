@@ -209,7 +209,14 @@ class Life(Case):
                 ("memory: 64Mi", "memory: a lot", "spec.limits.memory"),
                 ("replicas: 1", "replicas: 0", "spec.intercept.replicas"),
                 ("duration: 2h", "duration: soon", "spec.duration"),
-                ("duration: 2h", "clientAddress: Magic", "spec.clientAddress")):
+                ("duration: 2h", "clientAddress: Magic", "spec.clientAddress"),
+                ("duration: 2h", "clientAddress: Pool", "spec.clientAddressPool"),
+                ("duration: 2h", "clientAddress: Pool\n  clientAddressPool: []",
+                 "spec.clientAddressPool"),
+                ("duration: 2h", "clientAddress: Pool\n  clientAddressPool: [198.18.0.0]",
+                 "spec.clientAddressPool"),
+                ("duration: 2h", "clientAddress: Preserve\n  clientAddressPool: [198.18.0.0/15]",
+                 "spec")):
             self.assertIn(good, sample)
             ended = server.kubectl("apply", "-f", "-", input=sample.replace(good, bad),
                                    check=False)

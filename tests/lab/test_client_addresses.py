@@ -200,6 +200,58 @@ class ClientAddresses(labtest.LabTest):
             closed = self.metrics(lab).by("trafficmirror_sessions_closed_total", "reason")
             self.assertGreater(closed.get("shadow_closed", 0), 10)
 
+    def test_a_member_works_while_a_name_lists_it_and_leaves_the_rest_to_another(self):
+        """As beside each shadow pod of a cluster: one elsewhere, without a target, tells the
+        sidecars what to do."""
+        name = "intercept.test"
+        with Lab() as lab:
+            production, shadow = lab.nginx(lab.production), lab.nginx(lab.shadow)
+            before = network_state(lab.shadow)
+            file = lab.path("intercept.yaml")
+
+            def tell(text):
+                with open(file + ".new", "w") as new:
+                    new.write(f"target: []\n{text}\n")
+                os.replace(file + ".new", file)
+
+            tell("max-sessions: 3")
+            lab.resolve(name, (lab.intercept,))
+            lab.start_intercept(config=file)
+            program = lab.start_intercept(
+                ready=False,
+                host=lab.shadow,
+                target="80=127.0.0.1:80",
+                client_address="preserve",
+                member_of=name,
+            )
+            sidecar = lab.start_sidecar(port=80, intercept=f"{name}:{INTERCEPT_GRPC}")
+            self.not_ready(lab.shadow, f"{name} has no address of this host yet")
+            self.assertEqual(network_state(lab.shadow), before)
+
+            lab.resolve(name, (lab.intercept, lab.shadow))
+            wait_until(lambda: lab.intercept_ready(lab.shadow), "the member", 15)
+            its_stream = endpoint(lab.shadow.ipv4, INTERCEPT_GRPC)
+            wait_until(lambda: self.metrics(lab).by("trafficmirror_stream_up", "intercept").get(
+                its_stream), "the stream to it", 20)
+            self.load(lab, "limited")
+            shed = self.metrics(lab).by("trafficmirror_shed_total", "reason")
+            self.assertGreater(shed.get("session_limit", 0), 0, "the member's word counted")
+            tell("max-sessions: 1000")
+            wait_until(lambda: "1000 sessions at most" in sidecar.output(), "that it is told")
+            names = self.load(lab, "kept", "short")
+            wait_until(lambda: set(names) <= set(shadow.ids()), "the shadow's log")
+            wait_until(lambda: set(names) <= {r.id for r in production.requests()}, "production's")
+            true = {r.id: (r.address, r.port) for r in production.requests() if r.id in names}
+            seen = {r.id: (r.address, r.port) for r in shadow.requests() if r.id in names}
+            self.assertEqual(seen, true)
+
+            lab.resolve(name, (lab.intercept,))
+            self.assertEqual(program.wait(20), 0, program.output())
+            self.assertEqual(network_state(lab.shadow), before)
+            self.assertTrue(lab.sidecar_ready(), "it has the other one")
+            tell("stop-sidecars: true")
+            self.assertEqual(sidecar.wait(20), 0)
+
     def test_ordinary_traffic_is_not_touched(self):
         for mode in ("preserve", "pool"):
             with self.subTest(mode=mode), Lab() as lab:

@@ -444,6 +444,36 @@ TEST(Doctor, LooksAtTheWebhookWhereThatIsTheWay) {
             std::string::npos);
 }
 
+TEST(Doctor, LooksAtTheShadowsPodsWhereInterceptsAreBesideThem) {
+  const auto preserve = [](Examination& seen) {
+    seen.mirror["spec"]["clientAddress"] = "Preserve";
+  };
+  const std::string well = doctor(preserve);
+  EXPECT_EQ(well.find("FAIL"), std::string::npos) << well;
+  EXPECT_NE(well.find("an intercept is put beside 1 pod, without a restart"), std::string::npos)
+      << well;
+  EXPECT_NE(well.find("replies turn around in the shadow's pods"), std::string::npos);
+
+  const std::string unlabelled = complaints([&](Examination& seen) {
+    preserve(seen);
+    inject(seen);
+  });
+  EXPECT_NE(unlabelled.find("kubectl label namespace shop-shadow"), std::string::npos);
+  EXPECT_EQ(std::count(unlabelled.begin(), unlabelled.end(), '\n'), 2) << unlabelled;
+
+  const std::string isolated = complaints([&](Examination& seen) {
+    preserve(seen);
+    seen.shadow_policies = std::vector<Json>{Json::parse(R"({
+        "metadata": {"namespace": "shop-shadow", "name": "closed"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}})")};
+  });
+  EXPECT_NE(
+      isolated.find("does not admit streams to the intercepts beside them: allow ingress from "
+                    "the pods of spec.source of namespace shop, TCP port 7443"),
+      std::string::npos)
+      << isolated;
+}
+
 TEST(Doctor, TellsWhereTheMirrorIsNotDefined) {
   const std::string found = complaints([](Examination& seen) {
     seen.defined = false;

@@ -82,6 +82,7 @@ class Cluster {
   bool intercepts_are_started = true;
   Json replay_state = Json::parse(R"({"running": {}})");  // of a Job's container
   Report::Replay replay_progress;
+  bool streams_to_beside = true;  // sidecars have found the intercepts beside the shadow
   Json deployment_conditions;
   std::function<void(Json& pod)> intercept_pod_becomes = [](Json&) {};
   std::function<void(Reading&)> reading_becomes = [](Reading&) {};
@@ -111,6 +112,49 @@ class Cluster {
                                             {"name": "admin", "port": 9000}]})");
     subset["addresses"] = Json::array({{{"ip", address}}});
     endpoints[key] = {{"subsets", Json::array({subset})}};
+  }
+
+  // Intercepts are beside the shadow's pods, of which there is one, in place of the endpoint that
+  // is nobody's; and all is labelled for the webhook.
+  void preserve_clients() {
+    edit("/clientAddress", "Preserve");
+    const kube::Key service{"shop-shadow", "checkout-v2"};
+    services[service]["spec"]["ports"][0]["targetPort"] = 8000;
+    endpoints[service]["subsets"][0]["addresses"] = Json::array();
+    for (const char* name : {"shop", "shop-shadow"})
+      namespaces[name]["metadata"]["labels"][names::inject] = names::inject_enabled;
+    add_shadow_pod("shadow-a", "10.0.0.6");
+  }
+
+  // Behind the Service, ready; through the webhook as below.
+  void add_shadow_pod(const std::string& name, const std::string& address) {
+    Json pod = {
+        {"metadata",
+         {{"name", name},
+          {"namespace", "shop-shadow"},
+          {"uid", "uid-" + name},
+          {"labels", {{"app", "checkout"}, {"version", "v2"}, {names::inject, "enabled"}}}}},
+        {"spec",
+         {{"containers", Json::array({{{"name", "app"}, {"image", "example.org/checkout:2"}}})}}},
+        {"status",
+         {{"phase", "Running"},
+          {"podIP", address},
+          {"conditions", Json::array({{{"type", "Ready"}, {"status", "True"}}})}}}};
+    const kube::Key service{"shop-shadow", "checkout-v2"};
+    const Mirror parsed = parse_mirror(mirror).mirror;
+    const auto targets =
+        targets_of_new_pod(parsed, &services.at(service), labels_of(pod), pod["spec"]);
+    if (parsed.is_intercepted_beside() && injects(parsed, mirror["status"], abilities)) {
+      pod["spec"]["initContainers"].push_back(
+          injected_container(intercept_settings(parsed, targets, settings),
+                             InjectedAs::native_sidecar, Requests::little));
+      pod["status"]["initContainerStatuses"].push_back(
+          {{"name", intercept_container_for(parsed.key)},
+           {"state", {{"running", Json::object()}}}});
+    }
+    shadow_pods[name] = std::move(pod);
+    Json& subset = endpoints[service]["subsets"][0];
+    subset["addresses"].push_back({{"ip", address}});
   }
 
   // Where the server has no ephemeral containers, or the mirror wants none, through the webhook.
@@ -249,6 +293,28 @@ class Cluster {
     }
     return all;
   }
+  // Of the intercepts beside the shadow, likewise.
+  std::vector<std::string> intercepts_beside(const std::string& pod) const {
+    std::vector<std::string> all;
+    Json projected = shadow_pods.at(pod);
+    project_pod(projected);
+    const std::string first = intercept_container_for({"shop", "checkout-v2"});
+    for (const Container& container : containers_of(projected, first))
+      all.push_back("NAME" + container.name.substr(first.size()) +
+                    (container.state == Container::State::running      ? " running"
+                     : container.state == Container::State::terminated ? " terminated"
+                                                                       : " waiting"));
+    return all;
+  }
+  // What their Service lists, of the Deployment's and of those.
+  std::vector<std::string> listed() const {
+    std::vector<std::string> addresses;
+    if (const Json* object = this->object(resources::endpoints, {"shop-shadow", name()}))
+      for (const Json& subset : object->at("subsets"))
+        for (const Json& address : subset["addresses"]) addresses.push_back(address["ip"]);
+    return addresses;
+  }
+
   size_t running_sidecars() const {
     size_t count = 0;
     for (const auto& [pod, object] : pods)
@@ -301,9 +367,15 @@ class Cluster {
         project_endpoints(object);
         seen.endpoints = std::make_shared<Json>(std::move(object));
       }
-    } else if (const auto* selector = std::get_if<Json>(&parsed.shadow)) {
-      for (const auto& [name, object] : shadow_pods)
-        if (selects(*selector, labels_of(object))) seen.shadow_pods.push_back(projected(object));
+    }
+    for (const auto& [name, object] : shadow_pods) {
+      const auto* selector = std::get_if<Json>(&parsed.shadow);
+      if ((selector && selects(*selector, labels_of(object))) ||
+          (seen.endpoints &&
+           seen.endpoints->dump().find(object["status"]["podIP"].dump()) != std::string::npos) ||
+          intercept_beside(object))
+        seen.shadow_pods.push_back(projected(object));
+      if (auto reading = reading_beside(object)) seen.readings[name] = *std::move(reading);
     }
     for (const auto& [place, owned] : objects_) {
       Json object = *owned.object;
@@ -360,6 +432,7 @@ class Cluster {
     for (auto& [key, intercept] : intercepts_) any = look_at_configuration(key, intercept) || any;
     if (sidecars_are_started)
       for (auto& [name, pod] : pods) any = start_sidecars(name, pod) || any;
+    for (auto& [name, pod] : shadow_pods) any = run_intercept_beside(name, pod) || any;
     for (auto& [key, intercept] : intercepts_)
       if (intercept.stops) any = stop_sidecars(key) || any;
     return any;
@@ -477,14 +550,15 @@ class Cluster {
   }
 
   void attach(const Attachment& attachment) {
-    const std::string what = "pod/" + attachment.pod.name;
-    if (const auto found = refused.find(what); found != refused.end()) {
-      refusals_[what] = found->second;
+    const auto found = refused.find("pod/" + attachment.pod.name);
+    if (found != refused.end()) {
+      refusals_[refusal_key(attachment)] = found->second;
       return;
     }
     write("attach " + attachment.pod.name);
-    refusals_.erase(what);
-    Json& spec = pods.at(attachment.pod.name)["spec"];
+    refusals_.erase(refusal_key(attachment));
+    auto& its_pods = attachment.pod.namespace_ == "shop" ? pods : shadow_pods;
+    Json& spec = its_pods.at(attachment.pod.name)["spec"];
     for (const char* list : {"containers", "initContainers", "ephemeralContainers"})
       for (const Json& other : spec.value(list, Json::array()))
         EXPECT_NE(other["name"], attachment.container["name"]) << "is taken, and for good";
@@ -628,6 +702,68 @@ class Cluster {
     return any;
   }
 
+  // What is beside the shadow in this pod, as it was started last; null: nothing.
+  static const Json* intercept_beside(const Json& pod) {
+    const Json* last = nullptr;
+    for (const char* list : {"initContainerStatuses", "ephemeralContainerStatuses"})
+      if (pod["status"].contains(list))
+        for (const Json& status : pod["status"][list]) last = &status;
+    return last;
+  }
+
+  bool is_listed(const Json& pod) const {
+    const auto all = listed();
+    return std::find(all.begin(), all.end(), pod["status"]["podIP"]) != all.end();
+  }
+
+  // An ephemeral one ends when it is listed no longer.
+  bool run_intercept_beside(const std::string& name, Json& pod) {
+    Json& status = pod["status"];
+    for (const Json& container : pod["spec"].value("ephemeralContainers", Json::array())) {
+      Json& statuses = status["ephemeralContainerStatuses"];
+      const auto found = std::find_if(statuses.begin(), statuses.end(), [&](const Json& one) {
+        return one["name"] == container["name"];
+      });
+      if (found == statuses.end()) {
+        const auto other = sidecar_state.find(name);
+        Json state =
+            other != sidecar_state.end() ? other->second : Json{{"running", Json::object()}};
+        statuses.push_back({{"name", container["name"]}, {"state", std::move(state)}});
+        return true;
+      }
+      if (!(*found)["state"].contains("running")) continue;
+      if (is_listed(pod)) {
+        was_listed_.insert(container["name"].get<std::string>() + name);
+      } else if (was_listed_.contains(container["name"].get<std::string>() + name)) {
+        (*found)["state"] = terminated(0);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  std::optional<Reading> reading_beside(const Json& pod) const {
+    const Json* status = intercept_beside(pod);
+    if (!status || !(*status)["state"].contains("running")) return std::nullopt;
+    Report report;
+    report.ready = is_listed(pod);
+    if (!report.ready)
+      report.message = "it is not listed yet";
+    else
+      report.reply_path.push_back({.target = "8080=" + pod["status"]["podIP"].get<std::string>(),
+                                   .verified = true,
+                                   .message = ""});
+    if (report.ready && streams_to_beside)
+      for_connected("shop-shadow", [&](const std::string& sidecar, const std::string&,
+                                       const std::string&) { report.sidecars[sidecar] = 4; });
+    Reading reading{.report = report,
+                    .problem = "",
+                    .instance = kube::text_at(pod, "/metadata/uid") + "/" +
+                                (*status)["name"].get<std::string>() + "/0"};
+    reading_becomes(reading);
+    return reading;
+  }
+
   bool stop_sidecars(const kube::Key& intercept) {
     bool any = false;
     std::vector<std::pair<std::string, std::string>> told;
@@ -670,6 +806,7 @@ class Cluster {
   std::map<std::pair<std::string, kube::Key>, Observation::Owned> objects_;
   std::map<kube::Key, Intercept> intercepts_;
   std::map<std::string, std::string> refusals_;
+  std::set<std::string> was_listed_;
   int uids_ = 0;
 };
 

@@ -644,8 +644,64 @@ std::vector<Case> cases_of_replays() {
        })}};
 }
 
+// Where intercepts are beside the shadow's pods.
+std::vector<Case> cases_beside() {
+  const auto with_intercept = [](const char* state) {
+    return [state = Json::parse(state)](Cluster& cluster) {
+      cluster.preserve_clients();
+      cluster.sidecar_state["shadow-a"] = state;
+      cluster.settle();
+    };
+  };
+  return {
+      {"InterceptAvailable",
+       "False",
+       "NoShadowPods",
+       {"no pods of namespace shop-shadow", "set spec.clientAddress to Masquerade"},
+       [](Cluster& cluster) {
+         cluster.preserve_clients();
+         cluster.shadow_pods.clear();
+         cluster.settle();
+       }},
+      {"InterceptAvailable",
+       "False",
+       "InterceptNotStarting",
+       {"pod shadow-a", "the intercept does not start", "CrashLoopBackOff"},
+       with_intercept(R"({"waiting": {"reason": "CrashLoopBackOff"}})")},
+      {"InterceptAvailable",
+       "False",
+       "InterceptEnded",
+       {"pod shadow-a", "exit code 2", "kubectl logs -n shop-shadow shadow-a -c"},
+       with_intercept(R"({"terminated": {"exitCode": 2, "finishedAt": "2030-03-17T17:46:40Z"}})")},
+      {"InterceptAvailable",
+       "False",
+       "InterceptNotReady",
+       {"pod shadow-a", "it is not listed yet"},
+       [](Cluster& cluster) {
+         cluster.preserve_clients();
+         cluster.reading_becomes = [](Reading& reading) {
+           if (reading.instance.find("shadow-a") == std::string::npos) return;
+           reading.report->ready = false;
+           reading.report->message = "it is not listed yet";
+         };
+         cluster.settle();
+       }},
+      {"InterceptAvailable",
+       "False",
+       "OldInterceptRuns",
+       {"pod shadow-a", "an intercept with other settings has not ended"},
+       [](Cluster& cluster) {
+         cluster.preserve_clients();
+         cluster.settle();
+         cluster.edit("/clientAddress", "Pool");
+         cluster.edit("/clientAddressPool", Json::array({"198.18.0.0/15"}));
+       }},
+  };
+}
+
 std::vector<Case> all_cases() {
   std::vector<Case> all = cases();
+  for (Case& one : cases_beside()) all.push_back(std::move(one));
   for (Case& one : cases_of_stopping()) all.push_back(std::move(one));
   for (Case& one : cases_of_replays()) all.push_back(std::move(one));
   return all;

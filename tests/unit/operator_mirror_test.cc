@@ -234,6 +234,42 @@ TEST(Mirror, SaysWhichFieldIsWrong) {
   }
 }
 
+TEST(Mirror, HasAPoolWhereClientsComeFromOne) {
+  const auto [preserving, preserving_problem] = parse_mirror(with("/clientAddress", "Preserve"));
+  EXPECT_EQ(preserving_problem, "");
+  EXPECT_TRUE(preserving.is_intercepted_beside());
+
+  Json of_udp = with("/clientAddress", "Preserve");
+  of_udp["spec"]["source"]["ports"] = {8080, "53/udp"};
+  EXPECT_EQ(parse_mirror(of_udp).problem,
+            "spec.source.ports has 53/udp: UDP is mirrored with clientAddress Masquerade alone");
+
+  Json object = with("/clientAddress", "Pool");
+  EXPECT_NE(parse_mirror(object).problem.find("spec.clientAddressPool is missing"),
+            std::string::npos);
+  object["spec"]["clientAddressPool"] = {"198.18.0.0/15", "fd00:1::/64"};
+  const auto [mirror, problem] = parse_mirror(object);
+  EXPECT_EQ(problem, "");
+  EXPECT_EQ(mirror.client_address, ClientAddress::pool);
+  EXPECT_EQ(mirror.client_address_pool, "198.18.0.0/15,fd00:1::/64");
+
+  for (const auto& [networks, words] : std::vector<std::pair<Json, const char*>>{
+           {{"198.18.0.1/15"}, "'198.18.0.1/15' is no network"},
+           {{"127.0.0.0/8"}, "addresses that no client may have"},
+           {{"198.18.0.0/15", "10.9.0.0/16"}, "one network of each family"}}) {
+    object["spec"]["clientAddressPool"] = networks;
+    EXPECT_NE(parse_mirror(object).problem.find(words), std::string::npos) << networks;
+  }
+  object["spec"]["clientAddressPool"] = {"198.18.0.0/15"};
+  object["spec"]["clientAddress"] = "Preserve";
+  EXPECT_NE(parse_mirror(object).problem.find("is for clientAddress Pool alone"),
+            std::string::npos);
+  object["spec"].erase("clientAddressPool");
+  object["spec"]["intercept"]["replicas"] = 2;
+  EXPECT_NE(parse_mirror(object).problem.find("beside each pod of the shadow; leave it out"),
+            std::string::npos);
+}
+
 TEST(Mirror, OfSeveralPortsTakesNoPortOfTheShadow) {
   Json object = with("/source/ports", {8080, 9090});
   object["spec"]["shadow"]["service"]["port"] = 80;

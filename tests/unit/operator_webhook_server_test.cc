@@ -30,12 +30,12 @@ const std::string request = R"({"apiVersion": "admission.k8s.io/v1", "kind": "Ad
     "spec": {"containers": [{"name": "app"}]}}}})";
 
 std::vector<Injection> one_sidecar(const NewPod&) {
-  return {{{.name = "trafficmirror-a",
-            .image = "example.org/sidecar:1",
-            .ports = {{8080}},
-            .intercept = {"intercept.shop-shadow.svc", {7443}},
-            .tls_peer = "spiffe://example.org/intercept",
-            .secret = "trafficmirror-a-sidecar"},
+  return {{SidecarSettings{.name = "trafficmirror-a",
+                           .image = "example.org/sidecar:1",
+                           .ports = {{8080}},
+                           .intercept = {"intercept.shop-shadow.svc", {7443}},
+                           .tls_peer = "spiffe://example.org/intercept",
+                           .secret = "trafficmirror-a-sidecar"},
            InjectedAs::container}};
 }
 

@@ -21,7 +21,7 @@ SidecarSettings settings(const std::string& name = sidecar_name) {
           .secret = name + "-sidecar"};
 }
 
-SidecarsFor always(const std::vector<Injection>& injections) {
+InjectionsFor always(const std::vector<Injection>& injections) {
   return [injections](const NewPod&) { return injections; };
 }
 
@@ -86,6 +86,24 @@ TEST(Webhook, AddsANativeSidecarBeforeTheInitContainers) {
               injected_container(settings(), InjectedAs::native_sidecar, Requests::little));
   wanted["spec"]["volumes"] = Json::array({identity_volume(settings())});
   EXPECT_EQ(injected(pod, {{settings(), InjectedAs::native_sidecar}}), wanted);
+}
+
+TEST(Webhook, AddsAnInterceptToAPodOfTheShadow) {
+  const InterceptSettings intercept{.name = "trafficmirror-intercept-0a1b2c3d",
+                                    .image = "example.org/intercept:1",
+                                    .targets = {{{8080}, {8000}}},
+                                    .client_address = "preserve",
+                                    .member_of = "name.shop-shadow.svc",
+                                    .tls_peer = "spiffe://sidecar",
+                                    .secret = "name"};
+  const Json pod = pod_with(R"({"containers": [{"name": "app"}]})");
+  Json wanted = pod;
+  wanted["spec"]["containers"].push_back(
+      injected_container(intercept, InjectedAs::container, Requests::little));
+  wanted["spec"]["volumes"] = Json::array({identity_volume(intercept)});
+  const std::vector<Injection> injections{{intercept, InjectedAs::container}};
+  EXPECT_EQ(injected(pod, injections), wanted);
+  EXPECT_EQ(injected(wanted, injections), wanted) << "it has it";
 }
 
 TEST(Webhook, MakesListsThatAreMissing) {

@@ -64,7 +64,7 @@ seccompProfile: {type: RuntimeDefault}
 # What mirrors are about.
 - apiGroups: [""]
   resources: [endpoints]
-  verbs: [list, watch]
+  verbs: [list, watch, create, patch, delete]  # its own: where intercepts beside the shadow are
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, patch]  # patch: an annotation that makes kubelets look at a ConfigMap
