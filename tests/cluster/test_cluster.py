@@ -343,21 +343,18 @@ class ClusterTest(unittest.TestCase):
         shadow = collections.Counter(self.served("checkout-v2"))
         missing = [path for path in production[served_before:served] if path not in shadow]
         unmirrored = after.unmirrored - before.unmirrored
-        self.assertLessEqual(len(missing), unmirrored + max(unseen, 0), f"missing: {missing[:10]}")
+        self.assertLessEqual(len(missing), unmirrored + unseen, f"missing: {missing[:10]}")
         self.assertEqual([path for path, times in shadow.items() if times != 1], [])
         self.assertEqual([path for path in missing if int(path.rpartition("-")[2]) > resumed], [],
                          f"it was Ready after request {resumed}, and does not mirror")
         load.go_on()
         text = f"{served - served_before:,} requests, {len(missing)} not mirrored and counted"
-        if unseen < 0:
-            text += f", and {-unseen:g} counted that was none"
-        return text + (f", {unseen:g} of them before their pod had a sidecar" if unseen > 0 else "")
+        return text + (f", {unseen:g} of them before their pod had a sidecar" if unseen else "")
 
     def settled(self, counted, served_before, connections_before, unattached=False):
         """What is counted when nothing is under way, how many requests production has served, and
         on how many connections that the counters do not know: none, but where some pods were
-        without a sidecar. Less than none where they know of more than there were: one was seen on a
-        busy machine, and why is not known."""
+        without a sidecar."""
 
         def agree():
             now, served = counted(), len(self.served("checkout"))
@@ -366,8 +363,7 @@ class ClusterTest(unittest.TestCase):
                       if connections_before else 0)
             # Sidecars tell the intercept every two seconds.
             at_rest = len(seen) > 6 and seen[-1] == seen[-6]
-            if now.open == 0 and (unseen == 0 or
-                                  (at_rest and (unseen == -1 or (unattached and unseen > 0)))):
+            if now.open == 0 and (unseen == 0 or (unattached and at_rest and unseen > 0)):
                 return now, served, unseen
             return None
 
