@@ -368,8 +368,14 @@ class ClusterTest(unittest.TestCase):
             return None
 
         seen = []
-        return wait_until(agree, lambda: f"counters that agree: {seen[-1]}, before "
-                          f"{connections_before} connections, {served_before} requests", 30, 0.5)
+        def disagreement():
+            twice = [path for path, times in
+                     collections.Counter(self.served("checkout-v2")).items() if times != 1]
+            return (f"counters that agree: {seen[-1]}, before {connections_before} connections, "
+                    f"{served_before} requests; {self.load.sent} were sent, and the shadow had "
+                    f"{len(twice)} of them more than once: {twice[:5]}")
+
+        return wait_until(agree, disagreement, 30, 0.5)
 
     # --- what is installed --------------------------------------------------------------------
 
