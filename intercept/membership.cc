@@ -9,13 +9,13 @@
 #include <utility>
 
 #include <netdb.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "intercept/reply_path.h"
+#include "intercept/socket_address.h"
 #include "net/address.h"
 #include "program/descriptor.h"
 #include "program/start_error.h"
@@ -24,16 +24,6 @@ namespace trafficmirror::intercept {
 namespace {
 
 constexpr std::chrono::seconds interval{3};
-
-std::optional<net::IpAddress> address_of(const addrinfo& entry) {
-  const auto* any = entry.ai_addr;
-  const bool ipv4 = entry.ai_family == AF_INET;
-  const auto* bytes =
-      ipv4 ? reinterpret_cast<const uint8_t*>(&reinterpret_cast<const sockaddr_in*>(any)->sin_addr)
-           : reinterpret_cast<const uint8_t*>(
-                 &reinterpret_cast<const sockaddr_in6*>(any)->sin6_addr);
-  return net::IpAddress::from_bytes({bytes, ipv4 ? 4U : 16U});
-}
 
 }  // namespace
 
@@ -48,7 +38,7 @@ std::optional<bool> has_address_of_this_host(const std::string& name) {
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
   const auto own = local_addresses();
   for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
-    const auto address = address_of(*each);
+    const auto address = address_of(*each->ai_addr);
     if (address && std::find(own.begin(), own.end(), *address) != own.end()) return true;
   }
   return false;

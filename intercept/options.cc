@@ -6,8 +6,9 @@
 #include <memory>
 
 #include <netdb.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
+
+#include "intercept/socket_address.h"
 
 namespace trafficmirror::intercept {
 namespace {
@@ -17,15 +18,6 @@ std::optional<uint16_t> parse_port(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
   if (error != std::errc() || end != text.data() + text.size() || port == 0) return std::nullopt;
   return port;
-}
-
-std::optional<net::IpAddress> address_of(const addrinfo& entry) {
-  const auto* bytes = entry.ai_family == AF_INET
-                          ? reinterpret_cast<const uint8_t*>(
-                                &reinterpret_cast<const sockaddr_in*>(entry.ai_addr)->sin_addr)
-                          : reinterpret_cast<const uint8_t*>(
-                                &reinterpret_cast<const sockaddr_in6*>(entry.ai_addr)->sin6_addr);
-  return net::IpAddress::from_bytes({bytes, entry.ai_family == AF_INET ? 4U : 16U});
 }
 
 }  // namespace
@@ -47,7 +39,7 @@ std::optional<std::string> accept_target(const std::string& text, std::vector<Ta
   const int error = ::getaddrinfo(to->host.c_str(), nullptr, &hints, &found);
   if (error != 0) return to->host + " can't be resolved: " + ::gai_strerror(error);
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, ::freeaddrinfo);
-  const auto address = address_of(*found);
+  const auto address = address_of(*found->ai_addr);
   if (!address) return to->host + " has no IP address";
   const Target target{port->number, {*address, to->port}, port->protocol};
   if (std::find(targets.begin(), targets.end(), target) != targets.end())

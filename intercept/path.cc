@@ -33,10 +33,7 @@ std::variant<Path, std::string> look_up_path(const std::string& interface,
                    &mtu_length) != 0)
     return error();
 
-  const auto* bytes = ipv4 ? reinterpret_cast<const uint8_t*>(&own.ipv4.sin_addr)
-                           : reinterpret_cast<const uint8_t*>(&own.ipv6.sin6_addr);
-  return Path{*net::IpAddress::from_bytes({bytes, ipv4 ? 4U : 16U}), static_cast<uint32_t>(mtu),
-              std::nullopt, ""};
+  return Path{*address_of(own.any), static_cast<uint32_t>(mtu), std::nullopt, ""};
 }
 
 }  // namespace trafficmirror::intercept

@@ -31,20 +31,7 @@ std::vector<LocalAddress> all_local_addresses() {
   std::vector<LocalAddress> all;
   for (const ifaddrs* each = list; each != nullptr; each = each->ifa_next) {
     if (each->ifa_addr == nullptr) continue;
-    const uint8_t* bytes = nullptr;
-    size_t size = 0;
-    if (each->ifa_addr->sa_family == AF_INET) {
-      bytes = reinterpret_cast<const uint8_t*>(
-          &reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr);
-      size = 4;
-    } else if (each->ifa_addr->sa_family == AF_INET6) {
-      bytes = reinterpret_cast<const uint8_t*>(
-          &reinterpret_cast<const sockaddr_in6*>(each->ifa_addr)->sin6_addr);
-      size = 16;
-    } else {
-      continue;
-    }
-    all.push_back({each->ifa_name, *net::IpAddress::from_bytes({bytes, size})});
+    if (const auto address = address_of(*each->ifa_addr)) all.push_back({each->ifa_name, *address});
   }
   return all;
 }

@@ -1,7 +1,9 @@
 // Addresses as the kernel's calls take them.
 #pragma once
 
+#include <cstddef>
 #include <cstring>
+#include <optional>
 
 #include <net/if.h>
 #include <netinet/in.h>
@@ -39,6 +41,17 @@ inline SocketAddress socket_address(const net::Endpoint& endpoint, unsigned scop
     address.length = sizeof address.ipv6;
   }
   return address;
+}
+
+// Nothing where it is neither IPv4's nor IPv6's.
+inline std::optional<net::IpAddress> address_of(const sockaddr& address) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&address);
+  if (address.sa_family == AF_INET)
+    return net::IpAddress::from_bytes({bytes + offsetof(sockaddr_in, sin_addr), sizeof(in_addr)});
+  if (address.sa_family == AF_INET6)
+    return net::IpAddress::from_bytes(
+        {bytes + offsetof(sockaddr_in6, sin6_addr), sizeof(in6_addr)});
+  return std::nullopt;
 }
 
 }  // namespace trafficmirror::intercept
